@@ -1,0 +1,68 @@
+"""Writes that survive a crash: temporary file, fsync, rename. A reader sees the old content or the new, never half."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trustsnn.errors import RunError
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError from writing `path` into one clear RunError (a full disk, a read-only folder)."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"Could not write {path}: {error.strerror or error}. Free space or choose another folder, then run the same "
+            "command again: finished work is kept."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename or a new file in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary path beside `path`, fsync what it wrote, and rename it to `path`."""
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and fsync it: when this returns, the line is on the disk."""
+    with write_errors(path):
+        new = not path.exists()
+        with open(path, "ab") as stream:
+            stream.write(line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        if new:
+            sync_folder(path.parent)

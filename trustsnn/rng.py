@@ -1,0 +1,56 @@
+"""Random draws that depend on (seed, task, sample id) and on nothing else.
+
+Each sample has its own counter-based stream (Philox) keyed by SHA-256(seed, task, sample id). Batch size, order of the
+samples, shards and a resumed run therefore never change what is drawn for a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def stream(seed: int, task: str, sample_id: str = "") -> np.random.Generator:
+    """The Philox generator of one (seed, task, sample id)."""
+    digest = hashlib.sha256(f"{seed}\x1f{task}\x1f{sample_id}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws of a batch: one stream a sample, in the order of `ids`."""
+
+    seed: int
+    task: str
+    ids: tuple[str, ...]
+
+    def child(self, *names: object) -> Draws:
+        """The draws of a sub-task of the same samples, such as one step of one restart."""
+        return replace(self, task="/".join([self.task, *map(str, names)]))
+
+    def select(self, indices: Sequence[int]) -> Draws:
+        """The same task for some of the samples."""
+        return replace(self, ids=tuple(self.ids[i] for i in indices))
+
+    def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Uniform draws in [0, 1), float32, shape [B, *shape]."""
+        return self._draw(lambda generator: generator.random(shape, dtype=np.float32), shape)
+
+    def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Standard normal draws, float32, shape [B, *shape]."""
+        return self._draw(lambda generator: generator.standard_normal(shape, dtype=np.float32), shape)
+
+    def _draw(self, draw, shape: tuple[int, ...]) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        import torch
+
+        values = np.empty((len(self.ids), *shape), dtype=np.float32)
+        for row, sample_id in enumerate(self.ids):
+            values[row] = draw(stream(self.seed, self.task, sample_id))
+        return torch.from_numpy(values)

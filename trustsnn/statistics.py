@@ -1,0 +1,46 @@
+"""Figures with their count and interval: no proportion leaves this project without both."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from scipy.stats import beta, norm
+
+
+class Figure(TypedDict):
+    """A proportion: value and 95 % interval in [0, 1], and the count that it rests on."""
+
+    value: float
+    successes: int
+    count: int
+    low: float
+    high: float
+
+
+def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927), both ends in [0, 1]."""
+    if not 0 <= successes <= count or count == 0:
+        raise ValueError(f"expected 0 <= successes <= count and count > 0, got {successes} of {count}")
+    z = float(norm.ppf(0.5 + confidence / 2))
+    rate = successes / count
+    centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (rate * (1 - rate) / count + z * z / (4 * count * count)) ** 0.5
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == count else min(1.0, centre + half)
+    return low, high
+
+
+def clopper_pearson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact (Clopper-Pearson 1934) interval of a proportion."""
+    if not 0 <= successes <= count or count == 0:
+        raise ValueError(f"expected 0 <= successes <= count and count > 0, got {successes} of {count}")
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, count - successes + 1))
+    high = 1.0 if successes == count else float(beta.ppf(1 - tail, successes + 1, count - successes))
+    return low, high
+
+
+def proportion(successes: int, count: int) -> Figure:
+    """The figure `successes / count` with its 95 % Wilson interval."""
+    low, high = wilson(successes, count)
+    return {"value": successes / count, "successes": int(successes), "count": int(count), "low": low, "high": high}
