@@ -7,7 +7,7 @@ samples, shards and a resumed run therefore never change what is drawn for a sam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,10 @@ class Draws:
         """The same task for some of the samples."""
         return replace(self, ids=tuple(self.ids[i] for i in indices))
 
+    def padded(self, size: int) -> Draws:
+        """The same with empty ids up to `size`: rows of padding, for which nothing is drawn (zeros)."""
+        return replace(self, ids=self.ids + ("",) * (size - len(self.ids)))
+
     def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Uniform draws in [0, 1), float32, shape [B, *shape]."""
         return self._draw(lambda generator: generator.random(shape, dtype=np.float32), shape)
@@ -47,10 +51,11 @@ class Draws:
         """Standard normal draws, float32, shape [B, *shape]."""
         return self._draw(lambda generator: generator.standard_normal(shape, dtype=np.float32), shape)
 
-    def _draw(self, draw, shape: tuple[int, ...]) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def _draw(self, draw: Callable[[np.random.Generator], np.ndarray], shape: tuple[int, ...]) -> torch.Tensor:
         import torch
 
-        values = np.empty((len(self.ids), *shape), dtype=np.float32)
+        values = np.zeros((len(self.ids), *shape), dtype=np.float32)
         for row, sample_id in enumerate(self.ids):
-            values[row] = draw(stream(self.seed, self.task, sample_id))
+            if sample_id:
+                values[row] = draw(stream(self.seed, self.task, sample_id))
         return torch.from_numpy(values)

@@ -1,0 +1,64 @@
+"""The model contract, tested: logits [B, K], finite, and a function of the input alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trustsnn.errors import ModelContractError
+from trustsnn.rng import Draws
+
+_TOLERANCE = 1e-4
+
+
+def _logits(model: nn.Module, x: Tensor, ids: tuple[str, ...]) -> Tensor:
+    stochastic = getattr(getattr(model, "spec", None), "stochastic", False)
+    with torch.no_grad():
+        return model(x, generator=Draws(0, "contract", ids)) if stochastic else model(x)  # type: ignore[no-any-return]
+
+
+def check_contract(model: nn.Module, x: Tensor, classes: int) -> list[dict[str, Any]]:
+    """Findings on a model, each with type, message and evidence; an empty list where the contract holds.
+
+    Runs the same batch twice, split in two and reversed, at equal batch shape (the rest is padded with zeros), so that
+    what differs is state or randomness and not the arithmetic of another shape. Run it on about 8 samples.
+
+    Raises:
+        ModelContractError: the model gives no finite logits of shape [B, classes], so that nothing can be evaluated.
+    """
+    ids = tuple(f"contract-{i}" for i in range(len(x)))
+    first = _logits(model, x, ids)
+    if first.shape != (len(x), classes):
+        raise ModelContractError(
+            f"Expected logits of shape [{len(x)}, {classes}] from forward, got {list(first.shape)}. Wrap a model that gives "
+            "something else in a module that returns logits, or pass its number of classes."
+        )
+    if not torch.isfinite(first).all():
+        raise ModelContractError("Expected finite logits, got NaN or infinity on clean inputs.")
+    scale = float(first.abs().max()) + 1e-12
+    half = max(1, len(x) // 2)
+    back = torch.arange(len(x) - 1, -1, -1)
+    padded = torch.cat([x[:half], torch.zeros_like(x[half:])])
+    variants = {
+        "repeat": (x, ids, first, "the same batch twice gives different logits"),
+        "split": (padded, ids, first[:half], "a sample's logits depend on the other samples of its batch"),
+        "order": (x[back], ids[::-1], first[back], "a sample's logits depend on its place in the batch"),
+    }
+    findings = []
+    for name, (batch, batch_ids, expected, what) in variants.items():
+        again = _logits(model, batch, batch_ids)[: len(expected)]
+        difference = float((again - expected).abs().max()) / scale
+        if not difference <= _TOLERANCE:
+            findings.append(
+                {
+                    "type": f"contract-{name}",
+                    "message": f"Without any attack, {what}: the model keeps state between forwards or draws at random. "
+                    "No figure below can be trusted.",
+                    "evidence": {"largest_relative_difference": difference if difference == difference else "not a number"},
+                    "threshold": _TOLERANCE,
+                    "source": "Carlini 2019, section 3; trustsnn model contract",
+                }
+            )
+    return findings

@@ -1,0 +1,63 @@
+"""The spiking layer over a whole sequence as one autograd function, whose backward is the gradient estimator's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trustsnn.neurons.dynamics import Dynamics
+from trustsnn.neurons.estimator import GradientEstimator, LayerRecord
+
+
+class _Fire(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, current: Tensor, leak: Tensor, threshold: Tensor, dynamics: Dynamics, estimator: GradientEstimator
+    ) -> tuple[Tensor, Tensor]:
+        leak_value, threshold_value = float(leak), float(threshold)
+        gain = 1 - leak_value if dynamics.gain == "leaky" else 1.0
+        membrane = torch.empty_like(current)
+        spikes = torch.empty_like(current)
+        after: Tensor | float = dynamics.initial * threshold_value
+        for x, u, s in zip(current.unbind(0), membrane.unbind(0), spikes.unbind(0), strict=True):
+            torch.mul(x, gain, out=u)
+            if isinstance(after, Tensor):
+                u.add_(after, alpha=leak_value)
+            elif after:
+                u.add_(after * leak_value)
+            fired = u > threshold_value if dynamics.comparator == ">" else u >= threshold_value
+            s.copy_(fired)
+            after = u.masked_fill(fired, 0) if dynamics.reset == "hard" else torch.sub(u, s, alpha=threshold_value)
+        keeps_current = estimator.needs_current or (ctx.needs_input_grad[1] and dynamics.gain == "leaky")
+        ctx.save_for_backward(membrane, leak, threshold, *([current] if keeps_current else []))
+        ctx.dynamics, ctx.estimator = dynamics, estimator
+        ctx.mark_non_differentiable(membrane)
+        return spikes, membrane
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        membrane, leak, threshold, *current = ctx.saved_tensors
+        record = LayerRecord(membrane, current[0] if current else None, leak, threshold, ctx.dynamics)
+        parameters = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        result = ctx.estimator.backward(record, gradients[0], parameters)
+        to_leak = result.leak.to(leak.dtype) if result.leak is not None and ctx.needs_input_grad[1] else None
+        to_threshold = result.threshold.to(threshold.dtype) if result.threshold is not None and ctx.needs_input_grad[2] else None
+        return result.current, to_leak, to_threshold, None, None
+
+
+def fire(
+    current: Tensor, leak: Tensor, threshold: Tensor, dynamics: Dynamics, estimator: GradientEstimator
+) -> tuple[Tensor, Tensor]:
+    """Spikes and membranes of a layer of neurons (see `Dynamics`), differentiable through `estimator`.
+
+    Args:
+        current: input current, [T, B, ...], floating point.
+        leak, threshold: scalar tensors; the gradient reaches them when they require one.
+
+    Returns:
+        spikes in {0, 1} and membrane u before the spike, both shaped as `current`. The membrane carries no gradient.
+    """
+    spikes, membrane = _Fire.apply(current, leak, threshold, dynamics, estimator)
+    return spikes, membrane

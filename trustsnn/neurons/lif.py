@@ -1,0 +1,57 @@
+"""The spiking layer as a module: it holds the (learnable) leak and threshold, and no state between forwards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trustsnn.errors import ModelContractError
+from trustsnn.neurons.dynamics import Dynamics
+from trustsnn.neurons.estimator import STBP, GradientEstimator
+from trustsnn.neurons.functional import fire
+from trustsnn.neurons.surrogates import Surrogate
+
+
+def _held(parameter: Tensor, low: float, high: float) -> Tensor:
+    """`parameter` clamped to [low, high], with the gradient of the identity, so that a bound is never a trap."""
+    return parameter + (parameter.clamp(low, high) - parameter).detach()
+
+
+class SpikingNeuron(nn.Module):
+    """A layer of LIF neurons (IF with leak = 1) over whole sequences: current [T, B, ...] -> spikes [T, B, ...].
+
+    Every forward starts from V0. `learn` makes leak and threshold parameters of the layer (DIET-SNN, Rathi 2020).
+    `estimator` decides the backward pass: the model's own surrogate in training, the attack's in an attack.
+
+    >>> neuron = SpikingNeuron(Dynamics(leak=0.5, threshold=1.0))
+    >>> neuron(torch.full((4, 1, 1), 0.6)).flatten().tolist()
+    [0.0, 0.0, 1.0, 0.0]
+    """
+
+    leak: Tensor
+    threshold: Tensor
+
+    def __init__(self, dynamics: Dynamics | None = None, surrogate: Surrogate | None = None, *, learn: bool = False) -> None:
+        super().__init__()
+        self.dynamics = dynamics or Dynamics()
+        self.estimator: GradientEstimator = STBP(surrogate or Surrogate())
+        leak, threshold = torch.tensor(self.dynamics.leak), torch.tensor(self.dynamics.threshold)
+        if learn:
+            self.leak, self.threshold = nn.Parameter(leak), nn.Parameter(threshold)
+        else:
+            self.register_buffer("leak", leak)
+            self.register_buffer("threshold", threshold)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes of the layer, [T, B, ...] in {0, 1}."""
+        if current.dim() < 2:
+            raise ModelContractError(f"Expected a current of shape [T, B, ...], got {tuple(current.shape)}.")
+        leak, threshold = self.leak, self.threshold
+        if isinstance(leak, nn.Parameter):
+            leak, threshold = _held(leak, 0.0, 1.0), _held(threshold, 1e-3, float("inf"))
+        spikes, _ = fire(current, leak, threshold, self.dynamics, self.estimator)
+        return spikes
+
+    def extra_repr(self) -> str:
+        d = self.dynamics
+        return f"leak={float(self.leak):.3g}, threshold={float(self.threshold):.3g}, reset={d.reset}, comparator={d.comparator}"
