@@ -81,45 +81,40 @@ class STBP(GradientEstimator):
         dynamics = record.dynamics
         leak, threshold = float(record.leak), float(record.threshold)
         gain = 1 - leak if dynamics.gain == "leaky" else 1.0
-        hard, detached = dynamics.reset == "hard", dynamics.detach_reset
-        strict = dynamics.comparator == ">"
-        initial = dynamics.initial * threshold
+        hard = dynamics.reset == "hard"
+        compare = torch.gt if dynamics.comparator == ">" else torch.ge
         membranes = record.membrane.unbind(0)
-        currents = record.current.unbind(0) if record.current is not None else None
-        if parameters and gain != 1 and currents is None:
-            raise ModelContractError("The leak's gradient of a leaky gain needs the layer's input, which was not kept.")
         gradient = torch.empty_like(spike_gradient)
         carried: Tensor | None = None  # dLoss/dv_t, v after the reset
-        leak_sum = threshold_sum = 0.0
+        leak_sum = threshold_sum = spike_gradient.new_zeros(())
         for t in reversed(range(len(membranes))):
-            u = membranes[t]
-            distance = u - threshold
-            spike = distance > 0 if strict else distance >= 0
-            to_spike = spike_gradient[t]
-            if carried is not None and not detached:
+            u, to_spike = membranes[t], spike_gradient[t]
+            if carried is not None and not dynamics.detach_reset:
                 to_spike = torch.addcmul(to_spike, carried, u, value=-1) if hard else to_spike - threshold * carried
-            through_spike = to_spike * self.surrogate.derivative(distance)
+            through_spike = self.surrogate.derivative(u - threshold).mul_(to_spike)
+            to_membrane = gradient[t]
             if carried is None:
-                to_membrane = through_spike
+                to_membrane.copy_(through_spike)
             else:
-                to_membrane = through_spike + (carried.masked_fill(spike, 0) if hard else carried)
-            torch.mul(to_membrane, gain, out=gradient[t])
+                torch.add(through_spike, carried, out=to_membrane)
+                if hard:
+                    to_membrane.addcmul_(carried, compare(u, threshold).to(u.dtype), value=-1)
             if parameters:
                 threshold_sum = threshold_sum - through_spike.sum()
                 if carried is not None and not hard:
-                    threshold_sum = threshold_sum - (carried * spike).sum()
+                    threshold_sum = threshold_sum - (carried * compare(u, threshold)).sum()
                 if t > 0:
-                    fired = membranes[t - 1] > threshold if strict else membranes[t - 1] >= threshold
-                    previous = (
-                        membranes[t - 1].masked_fill(fired, 0) if hard else membranes[t - 1] - fired.to(u.dtype) * threshold
-                    )
+                    fired = compare(membranes[t - 1], threshold).to(u.dtype)
+                    previous = membranes[t - 1] * (1 - fired) if hard else membranes[t - 1] - threshold * fired
                     leak_sum = leak_sum + (to_membrane * previous).sum()
                 else:
-                    leak_sum = leak_sum + to_membrane.sum() * initial
-                    threshold_sum = threshold_sum + to_membrane.sum() * leak * dynamics.initial
-                if currents is not None and dynamics.gain == "leaky":
-                    leak_sum = leak_sum - (to_membrane * currents[t]).sum()
+                    leak_sum = leak_sum + to_membrane.sum() * (dynamics.initial * threshold)
+                    threshold_sum = threshold_sum + to_membrane.sum() * (leak * dynamics.initial)
             carried = to_membrane * leak
-        if not parameters:
-            return LayerGradients(gradient, None, None)
-        return LayerGradients(gradient, torch.as_tensor(leak_sum), torch.as_tensor(threshold_sum))
+        if parameters and dynamics.gain == "leaky":
+            if record.current is None:
+                raise ModelContractError("The leak's gradient of a leaky gain needs the layer's input, which was not kept.")
+            leak_sum = leak_sum - (gradient * record.current).sum()
+        if gain != 1:
+            gradient *= gain
+        return LayerGradients(gradient, leak_sum if parameters else None, threshold_sum if parameters else None)

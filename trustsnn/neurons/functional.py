@@ -20,16 +20,18 @@ class _Fire(torch.autograd.Function):
         gain = 1 - leak_value if dynamics.gain == "leaky" else 1.0
         membrane = torch.empty_like(current)
         spikes = torch.empty_like(current)
-        after: Tensor | float = dynamics.initial * threshold_value
+        compare = torch.gt if dynamics.comparator == ">" else torch.ge
+        initial = dynamics.initial * threshold_value
+        after = torch.full_like(current[0], initial) if initial else None
         for x, u, s in zip(current.unbind(0), membrane.unbind(0), spikes.unbind(0), strict=True):
-            torch.mul(x, gain, out=u)
-            if isinstance(after, Tensor):
-                u.add_(after, alpha=leak_value)
-            elif after:
-                u.add_(after * leak_value)
-            fired = u > threshold_value if dynamics.comparator == ">" else u >= threshold_value
-            s.copy_(fired)
-            after = u.masked_fill(fired, 0) if dynamics.reset == "hard" else torch.sub(u, s, alpha=threshold_value)
+            x = x if gain == 1 else x * gain
+            if after is None:
+                u.copy_(x)
+            else:
+                torch.add(x, after, alpha=leak_value, out=u)
+            compare(u, threshold_value, out=s)
+            hard = dynamics.reset == "hard"
+            after = torch.addcmul(u, u, s, value=-1) if hard else torch.sub(u, s, alpha=threshold_value)
         keeps_current = estimator.needs_current or (ctx.needs_input_grad[1] and dynamics.gain == "leaky")
         ctx.save_for_backward(membrane, leak, threshold, *([current] if keeps_current else []))
         ctx.dynamics, ctx.estimator = dynamics, estimator
