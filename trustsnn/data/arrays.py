@@ -63,9 +63,7 @@ def from_arrays(
         scale = 255 if values.dtype == np.uint8 else 1
     elif domain == "events-count" and max_count is None:
         max_count = _largest(values, name)
-    return build(
-        values.copy(), labels, name=name, split=split, classes=classes, domain=domain, scale=scale, max_count=max_count
-    )
+    return build(values.copy(), labels, name=name, split=split, classes=classes, domain=domain, scale=scale, max_count=max_count)
 
 
 def build(
@@ -167,5 +165,8 @@ def _check_values(values: NDArray[Any], highest: int, whole: bool, name: str) ->
         row, column = (int(i) for i in np.argwhere(~good)[0])
         kind = f"whole numbers in 0..{highest}" if whole else f"values in [0, {highest}]"
         raise problem(
-            f"data set {name!r}, sample {start + row}", kind, chunk[row, column], "Scale, clip or clean the values, then load again."
+            f"data set {name!r}, sample {start + row}",
+            kind,
+            chunk[row, column],
+            "Scale, clip or clean the values, then load again.",
         )

@@ -62,7 +62,10 @@ class Dataset:
             raise problem(f"data set {self.name!r}", f"{len(rows)} ids, one a sample", len(self.ids), "Pass one id a sample.")
         if (self.domain == "events-count") != (self.max_count is not None):
             raise problem(
-                f"data set {self.name!r}", "max_count with 'events-count' only", self.max_count, "Pass max_count, or leave it out."
+                f"data set {self.name!r}",
+                "max_count with 'events-count' only",
+                self.max_count,
+                "Pass max_count, or leave it out.",
             )
         labels = labels.astype(np.int64)
         labels.setflags(write=False)
@@ -110,7 +113,8 @@ class Dataset:
         chosen = np.asarray(indices)
         if chosen.size == 0:
             return np.zeros(0, dtype=np.int64)
-        return np.arange(len(self), dtype=np.int64)[chosen]
+        positions: NDArray[np.int64] = np.arange(len(self), dtype=np.int64)[chosen]
+        return positions
 
 
 def check_labels(labels: NDArray[Any], count: int, classes: int, name: str) -> None:

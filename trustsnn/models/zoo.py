@@ -11,6 +11,7 @@ from torch import nn
 
 from trustsnn.encoders import encoder as find_encoder
 from trustsnn.errors import ConfigError
+from trustsnn.models.catalogue import MODELS
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import Domain, ModelSpec
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
@@ -22,13 +23,6 @@ _VGG = {
     "vgg9": ((64, 64, "P", 128, 128, "P", 256, 256, 256, "P"), (1024,)),
     "vgg11": ((64, "P", 128, "P", 256, 256, "P", 512, 512, "P", 512, 512, "P"), (512, 512)),
     "conv": ((32, "P", 64, "P"), (128,)),
-}
-
-MODELS = {
-    "mlp": "two hidden layers of 256",
-    "conv": "two 3x3 convolutions (32, 64) and a hidden layer of 128, for 8x8 to 32x32",
-    "vgg9": "seven 3x3 convolutions (64 to 256) and a hidden layer of 1024",
-    "vgg11": "eight 3x3 convolutions (64 to 512) and two hidden layers of 512",
 }
 
 

@@ -1,0 +1,139 @@
+"""What every evasion attack shares: its settings, its checks, and the call `attack(model, x, y)`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trustsnn.attacks.losses import LOSSES, check_loss
+from trustsnn.attacks.norms import check_norm
+from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
+from trustsnn.errors import ConfigError, DataError
+from trustsnn.neurons import GradientEstimator
+from trustsnn.rng import Draws
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Adversarial samples [B, ...] in [0, 1], and what was seen of the gradient at the attack's first step, per sample."""
+
+    adversarial: Tensor
+    zero_gradient: Tensor
+    nonfinite_gradient: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An evasion attack as a callable: `attack(model, x, y)` gives adversarial samples shaped as `x`.
+
+    Args:
+        eps: radius of the ball, in input units, at least 0.
+        norm: "linf" or "l2".
+        targeted: move towards a class drawn per sample (never the label) instead of away from the label.
+        loss: "ce" or "margin".
+        eot: for stochastic models, draws that each gradient is averaged over (expectation over transformation,
+            Athalye 2018); ignored for deterministic ones.
+        estimator: how spikes are differentiated; None leaves it to the model.
+        seed: of the attack's own draws, which are keyed by sample and independent of batch size and order.
+
+    The model's weights are frozen and it runs in eval mode; both are restored afterwards.
+    """
+
+    eps: float
+    norm: str = "linf"
+    targeted: bool = False
+    loss: str = "ce"
+    eot: int = 1
+    estimator: GradientEstimator | None = None
+    seed: int = 0
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise ConfigError(f"Expected eps of at least 0 (the radius of the perturbation, in input units), got {self.eps}.")
+        if self.eot < 1:
+            raise ConfigError(f"Expected eot of at least 1, got {self.eot}.")
+        check_norm(self.norm)
+        check_loss(self.loss)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Adversarial samples for a batch `x` [B, ...] in [0, 1] with labels `y` [B]. `ids` key the random draws; they
+        default to a hash of each sample."""
+        return self.run(model, x, y, ids).adversarial
+
+    def run(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> AttackResult:
+        """As the call, with what was seen of the gradients."""
+        _check_batch(model, x, y)
+        draws = Draws(self.seed, self.name, tuple(ids) if ids is not None else _content_ids(x))
+        if len(draws.ids) != len(x):
+            raise ConfigError(f"Expected {len(x)} ids, one a sample, got {len(draws.ids)}.")
+        with frozen(model), self.estimator.applied(model) if self.estimator is not None else nullcontext():
+            return self._run(model, x.detach(), y, draws)
+
+    @abstractmethod
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> AttackResult: ...
+
+    def describe(self) -> dict[str, Any]:
+        """The threat as plain values, for the key of a cell."""
+        return {
+            "attack": self.name,
+            "norm": self.norm,
+            "eps": float(self.eps),
+            "targeted": self.targeted,
+            "loss": self.loss,
+            "eot": self.eot,
+        }
+
+    def gradient(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses and gradient of the loss to raise at `x`, averaged over `eot` draws for a stochastic model."""
+        parts = [input_gradient(model, x, goal, self._raised, each) for each in self._transformations(model, draws)]
+        logits, losses, gradients = (torch.stack(part).mean(0) for part in zip(*parts, strict=True))
+        return logits, losses, gradients
+
+    def losses(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Logits and the loss to raise at `x`, in double precision, NaN as minus infinity."""
+        logits = torch.stack([predict(model, x, each) for each in self._transformations(model, draws)]).mean(0)
+        return logits, self._raised(logits, goal).double().nan_to_num(-torch.inf)
+
+    def _raised(self, logits: Tensor, goal: Tensor) -> Tensor:
+        return LOSSES[self.loss](logits, goal) * (-1 if self.targeted else 1)
+
+    def _transformations(self, model: nn.Module, draws: Draws) -> list[Draws | None]:
+        return [draws.child("eot", k) for k in range(self.eot)] if is_stochastic(model) else [None]
+
+    def goal(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        """The class that the loss is about: the label, or in a targeted attack a drawn other one."""
+        if not self.targeted:
+            return y
+        classes = predict(model, x[:1], draws.select([0])).shape[1]
+        offset = (draws.child("target").uniform(()) * (classes - 1)).long().clamp_max(classes - 2) + 1
+        return (y + offset.to(y.device)) % classes
+
+
+def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    domain = getattr(getattr(model, "spec", None), "domain", "image")
+    if domain != "image":
+        raise ConfigError(
+            f"This attack moves pixels continuously and would leave the domain {domain!r}. It is for models of the domain 'image'."
+        )
+    if len(x) != len(y) or len(x) == 0:
+        raise DataError(f"Expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels.")
+    if not torch.isfinite(x).all():
+        raise DataError("Expected finite inputs, got NaN or infinity. Clean the data before the attack.")
+    if float(x.min()) < 0 or float(x.max()) > 1:
+        raise DataError(
+            f"Expected inputs in [0, 1], got [{float(x.min()):.4g}, {float(x.max()):.4g}]. Put normalisation inside the model."
+        )
+
+
+def _content_ids(x: Tensor) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(sample.contiguous().cpu().numpy().tobytes()).hexdigest()[:16] for sample in x)

@@ -1,0 +1,120 @@
+"""Every evaluation of a model in blocks of one fixed shape, so that a figure does not depend on the batch size.
+
+Convolutions and matrix products of another batch size add in another order; the last bit of a membrane then differs, a
+spike flips, and a robust accuracy moves. So a batch of any size is cut into blocks of `BLOCK` samples, the last one
+padded with zeros: a sample's result is the same bits in whatever company it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trustsnn.errors import ModelContractError
+from trustsnn.rng import Draws
+
+BLOCK = 32
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def is_stochastic(model: nn.Module) -> bool:
+    """Whether the model draws at random in a forward pass, by its spec."""
+    return bool(getattr(getattr(model, "spec", None), "stochastic", False))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside: eval mode and no parameter needs a gradient. After: every module and parameter as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in needs:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, need in needs:
+            parameter.requires_grad_(need)
+
+
+def _blocks(x: Tensor, draws: Draws | None) -> Iterator[tuple[slice, Tensor, Draws | None]]:
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, min(start + BLOCK, len(x)))
+        block = x[rows]
+        here = draws.select(range(rows.start, rows.stop)).padded(BLOCK) if draws is not None else None
+        if len(block) < BLOCK:
+            block = torch.cat([block, block.new_zeros((BLOCK - len(block), *block.shape[1:]))])
+        yield rows, block, here
+
+
+def _forward(model: nn.Module, block: Tensor, draws: Draws | None) -> Tensor:
+    if not is_stochastic(model):
+        logits = model(block)
+    elif draws is None:
+        raise ModelContractError("A stochastic model is evaluated with explicit draws; none were given.")
+    else:
+        logits = model(block, generator=draws)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(block):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelContractError(f"Expected logits [{len(block)}, K] from forward, got {got}.")
+    return logits
+
+
+def predict(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Tensor:
+    """Logits [B, K] without gradients. Call inside `frozen(model)`."""
+    with torch.no_grad():
+        return torch.cat([_forward(model, b, d)[: s.stop - s.start] for s, b, d in _blocks(x, draws)])
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: Draws | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [B, K], per-sample losses [B] and the gradient of each sample's loss with respect to it, shaped as `x`.
+
+    `loss(logits, y)` gives one value a sample. Call inside `frozen(model)`.
+    """
+    logits, losses, gradient = [], [], torch.zeros_like(x)
+    for rows, block, here in _blocks(x, draws):
+        leaf = block.detach().clone().requires_grad_()
+        count = rows.stop - rows.start
+        output = _forward(model, leaf, here)[:count]
+        value = loss(output, y[rows])
+        if value.requires_grad:
+            (found,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+            if found is not None:
+                gradient[rows] = found[:count]
+        logits.append(output.detach())
+        losses.append(value.detach())
+    return torch.cat(logits), torch.cat(losses), gradient
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Logits [B, K] of a batch, and for each spiking layer its spikes and its neuron-steps over the batch."""
+
+    logits: Tensor
+    spikes: dict[str, tuple[int, int]]
+
+
+def observe(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Observation:
+    """Logits and spike counts per layer, without gradients. Call inside `frozen(model)`."""
+    if not hasattr(model, "unroll"):
+        return Observation(predict(model, x, draws), {})
+    logits: list[Tensor] = []
+    spikes: dict[str, tuple[int, int]] = {}
+    with torch.no_grad():
+        for rows, block, here in _blocks(x, draws):
+            count = rows.stop - rows.start
+            trace = model.unroll(block, here) if is_stochastic(model) else model.unroll(block)
+            logits.append(trace.logits.mean(0)[:count])
+            for name, counts in trace.spike_counts.items():
+                fired, places = spikes.get(name, (0, 0))
+                spikes[name] = fired + int(counts[:count].sum(dtype=torch.float64)), places + counts[:count].numel() * trace.steps
+    return Observation(torch.cat(logits), spikes)

@@ -1,0 +1,166 @@
+"""Checkpoints: a folder with the weights (safetensors), what rebuilds the model (JSON), and a manifest of hashes.
+
+Nothing is ever unpickled. Truncated, flipped or trailing bytes in any of the three files are detected before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from trustsnn.canonical import canonical_json, sha256_of
+from trustsnn.errors import ConfigError, UnsafeArtifactError
+from trustsnn.files import write_atomically, write_text
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.models.zoo import rebuild
+
+FORMAT = "trustsnn-checkpoint/1"
+_WEIGHTS, _CONFIG, _MANIFEST = "model.safetensors", "config.json", "manifest.json"
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+
+
+def model_hash(model: nn.Module) -> str:
+    """SHA-256 over a model's spec, architecture (or class) and every tensor of its state: name, dtype, shape, bytes."""
+    spec = getattr(model, "spec", None)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        value = tensor.detach().cpu().contiguous()
+        digest = hashlib.sha256(value.view(-1).view(torch.uint8).numpy().tobytes()) if value.numel() else hashlib.sha256()
+        tensors[name] = [str(value.dtype), list(value.shape), digest.hexdigest()]
+    inner = getattr(model, "module", model)
+    identity = getattr(model, "architecture", f"{type(inner).__module__}.{type(inner).__qualname__}")
+    return sha256_of({"spec": spec.to_dict() if spec else None, "architecture": identity, "tensors": tensors})
+
+
+def save(model: SpikingNetwork, folder: Path | str, *, training: dict[str, Any] | None = None) -> Path:
+    """Write a bundled model as a checkpoint folder; `training` (plain values) says how it came about.
+
+    Each file is written to a temporary one, synced and renamed, the manifest last.
+    """
+    if not isinstance(model, SpikingNetwork):
+        raise ConfigError(f"Expected a bundled trustsnn model, got {type(model).__name__}: save your own module's weights.")
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    config = {"format": FORMAT, "architecture": model.architecture, "spec": model.spec.to_dict(), "training": training}
+    text = json.dumps(config, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_atomically(folder / _WEIGHTS, lambda path: path.write_bytes(weights))
+    write_text(folder / _CONFIG, text)
+    files = {_WEIGHTS: hashlib.sha256(weights).hexdigest(), _CONFIG: hashlib.sha256(text.encode()).hexdigest()}
+    write_text(folder / _MANIFEST, _manifest_text(files))
+    return folder
+
+
+def load(folder: Path | str) -> SpikingNetwork:
+    """The model of a checkpoint folder, in eval mode.
+
+    Raises:
+        ConfigError: there is no checkpoint at that path.
+        UnsafeArtifactError: a pickle, or a file that is truncated, altered, or does not fit the architecture.
+    """
+    folder = Path(folder)
+    _refuse_pickles(folder)
+    config_text, weights = _read_verified(folder)
+    try:
+        config = json.loads(config_text)
+        if config["format"] != FORMAT:
+            raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / _CONFIG}, got {config['format']!r}.")
+        model = rebuild(config["architecture"])
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise UnsafeArtifactError(f"{folder / _CONFIG} does not describe a model of this version: {error}") from error
+    load_tensors(model, weights, folder / _WEIGHTS)
+    return model.eval()
+
+
+def load_tensors(model: nn.Module, content: bytes, path: Path) -> None:
+    """Fill `model` from the bytes of a safetensors file, strictly: same names, shapes and dtypes.
+
+    Raises:
+        UnsafeArtifactError: the bytes are no safetensors, or a tensor is missing, extra, or of another shape or dtype.
+    """
+    if content[:1] in _PICKLE_STARTS or content[:4] in _PICKLE_STARTS:
+        raise UnsafeArtifactError(_pickle_message(path))
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UnsafeArtifactError(f"{path} is not a whole safetensors file: {error}. Copy or download it again.") from error
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+    problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
+    problems += [
+        f"{name}: expected {_kind(expected[name])}, got {_kind(tensors[name])}"
+        for name in expected.keys() & tensors.keys()
+        if _kind(expected[name]) != _kind(tensors[name])
+    ]
+    if problems:
+        raise UnsafeArtifactError(f"The tensors of {path} do not fit the model: {'; '.join(sorted(problems)[:5])}.")
+    model.load_state_dict(tensors)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _manifest_text(files: dict[str, str]) -> str:
+    body = {"format": FORMAT, "files": files}
+    return canonical_json({**body, "sha256": sha256_of(body)}) + "\n"
+
+
+def _pickle_message(path: Path) -> str:
+    return (
+        f"{path} is a pickle, which can run code when it is read; trustsnn never opens one. Convert it where you trust it, "
+        "with safetensors.torch.save_file, and pass the result."
+    )
+
+
+def _refuse_pickles(path: Path) -> None:
+    if path.is_file():
+        with open(path, "rb") as stream:
+            start = stream.read(4)
+        if start[:1] in _PICKLE_STARTS or start in _PICKLE_STARTS:
+            raise UnsafeArtifactError(_pickle_message(path))
+        raise ConfigError(f"Expected a checkpoint folder, got the file {path}.")
+    if not path.is_dir():
+        raise ConfigError(f"There is no checkpoint folder at {path}. Train one with: trustsnn train bptt ... --out {path}")
+    if not (path / _WEIGHTS).exists():
+        pickles = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt"))
+        if pickles:
+            raise UnsafeArtifactError(_pickle_message(pickles[0]))
+        raise ConfigError(f"Expected {_WEIGHTS}, {_CONFIG} and {_MANIFEST} in {path}; {_WEIGHTS} is not there.")
+
+
+def _read_verified(folder: Path) -> tuple[bytes, bytes]:
+    try:
+        manifest_text = (folder / _MANIFEST).read_bytes()
+        config, weights = (folder / _CONFIG).read_bytes(), (folder / _WEIGHTS).read_bytes()
+    except FileNotFoundError as error:
+        raise UnsafeArtifactError(f"The checkpoint {folder} is not whole: {error.filename} is missing.") from error
+    except OSError as error:
+        raise ConfigError(f"Could not read the checkpoint {folder}: {error}.") from error
+    files = {_WEIGHTS: hashlib.sha256(weights).hexdigest(), _CONFIG: hashlib.sha256(config).hexdigest()}
+    if manifest_text != _manifest_text(files).encode():
+        altered = _altered(manifest_text, files)
+        raise UnsafeArtifactError(
+            f"The checkpoint {folder} was altered or cut short: {altered} does not match {_MANIFEST}. "
+            "Copy it again from its source, or train it again."
+        )
+    return config, weights
+
+
+def _altered(manifest_text: bytes, files: dict[str, str]) -> str:
+    try:
+        stated = json.loads(manifest_text)["files"]
+        names = [name for name, digest in files.items() if stated.get(name) != digest]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = []
+    return " and ".join(names) if names else _MANIFEST
+
+
+__all__ = ["FORMAT", "load", "load_tensors", "model_hash", "save"]

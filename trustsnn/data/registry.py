@@ -1,0 +1,120 @@
+"""Data sets by name. Imports nothing heavy: `names()` must be quick, so a loader is imported when it is called."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trustsnn.data.problems import problem
+from trustsnn.errors import DataError
+
+if TYPE_CHECKING:
+    from trustsnn.data.dataset import Dataset, Domain
+
+GROUP = "trustsnn.datasets"
+
+
+class Entry(NamedTuple):
+    """A bundled data set: its loader 'module:function', called with (split, root, download), and one line about it."""
+
+    loader: str
+    description: str
+
+
+REGISTRY = {
+    "digits": Entry("trustsnn.data.digits:digits", "scikit-learn's digits, 8 x 8, embedded: 1,437 train + 360 test"),
+    "mnist": Entry("trustsnn.data.idx:mnist", "MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
+    "fashion-mnist": Entry("trustsnn.data.idx:fashion_mnist", "Fashion-MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
+    "cifar10": Entry("trustsnn.data.cifar:cifar10", "CIFAR-10, 3 x 32 x 32, binary version: 50,000 train + 10,000 test"),
+}
+
+
+def names() -> dict[str, str]:
+    """Every name that `load` knows, with one line about it; installed packages' data sets come last."""
+    listed = {name: entry.description for name, entry in REGISTRY.items()}
+    for base in ("digits", "mnist"):
+        listed[f"events:{base}"] = f"{base} seen by a simulated event camera (events: works with every image data set)"
+    for name, point in sorted(_entry_points().items()):
+        listed[name] = f"from an installed package: {point.value}"
+    return listed
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where data files lie: the argument, else the variable TRUSTSNN_DATA, else ~/.cache/trustsnn/data."""
+    chosen = root or os.environ.get("TRUSTSNN_DATA") or Path("~", ".cache", "trustsnn", "data")
+    return Path(chosen).expanduser()
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    split: str = "test",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    frames: int = 10,
+    counts: bool = False,
+    domain: Domain | None = None,
+    max_count: int | None = None,
+) -> Dataset:
+    """The data set of a name (`names()`), 'events:NAME', an .npz file, a folder of images, or 'package.module:callable'.
+
+    A name wins over a file or folder of the same name: write './mnist' for a folder. `split` is 'train' or 'test'.
+    `root`: see `data_root`. `download` allows fetching what is missing; nothing else uses the network.
+    `frames` and `counts` are for 'events:' (frames of 0 and 1 unless `counts`); `domain` and `max_count` say what the
+    arrays of an .npz or a callable hold, where it is not clear from their shape.
+
+    Raises DataError for an unknown name, missing or broken data; UnsafeArtifactError for an .npz that holds a pickle.
+    """
+    text = os.fspath(name_or_path)
+    place = data_root(root)
+    if text.startswith("events:"):
+        from trustsnn.data.event_frames import events_of
+
+        source = load(text.removeprefix("events:"), split, root=root, download=download, domain=domain, max_count=max_count)
+        return events_of(source, frames, counts=counts)
+    if text in REGISTRY:
+        return _function(REGISTRY[text].loader)(split, place, download)  # type: ignore[no-any-return]
+    if "/" in text and (point := _entry_points().get(text)) is not None:
+        from trustsnn.data.plugin import from_callable
+
+        return from_callable(point.load(), text, split, root=place, download=download, domain=domain, max_count=max_count)
+    path = Path(text).expanduser()
+    if path.suffix == ".npz":
+        from trustsnn.data.npz import load_npz
+
+        return load_npz(path, split, domain=domain, max_count=max_count)
+    if path.is_dir():
+        from trustsnn.data.folder import load_folder
+
+        return load_folder(path, split)
+    module, colon, function = text.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
+        from trustsnn.data.plugin import from_callable, import_callable
+
+        made = import_callable(module, function)
+        return from_callable(made, text, split, root=place, download=download, domain=domain, max_count=max_count)
+    raise _unknown(text)
+
+
+def _function(loader: str) -> Any:
+    module, _, function = loader.partition(":")
+    return getattr(import_module(module), function)
+
+
+def _entry_points() -> dict[str, Any]:
+    """Data sets of installed packages, by their name package/name. Nothing of them is imported here."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=GROUP) if "/" in point.name}
+
+
+def _unknown(text: str) -> DataError:
+    from difflib import get_close_matches
+
+    known = list(names())
+    close = get_close_matches(text, known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else "A folder of images or an .npz file must exist at that path."
+    expected = f"one of {', '.join(known)}, an existing folder, an .npz file or package.module:callable"
+    return problem("data set", expected, repr(text), hint)

@@ -1,0 +1,160 @@
+"""Training by backpropagation through time with a surrogate (STBP, Wu 2018), resumable and deterministic per seed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trustsnn.data import Dataset
+from trustsnn.errors import ConfigError, ModelContractError
+from trustsnn.files import write_text
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.rng import Draws, stream
+from trustsnn.training.augment import AUGMENTATIONS, augment
+from trustsnn.training.evaluate import accuracy
+from trustsnn.training.state import TrainingState, load_state, save_state
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run. `learning_rate` falls to 0 along a cosine over all steps."""
+
+    epochs: int = 5
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    augmentation: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch_size", 2)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"Expected {name} of at least {low}, got {getattr(self, name)}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"Expected an optimizer of {OPTIMIZERS}, got {self.optimizer!r}.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(f"Expected a positive learning rate, got {self.learning_rate}.")
+        if not (self.weight_decay >= 0 and 0 <= self.momentum < 1 and 0 <= self.label_smoothing < 1):
+            raise ConfigError("Expected weight_decay >= 0, momentum in [0, 1) and label_smoothing in [0, 1).")
+        if self.augmentation not in AUGMENTATIONS:
+            raise ConfigError(f"Expected an augmentation of {tuple(AUGMENTATIONS)}, got {self.augmentation!r}.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training run tells after each step: epoch (from 0), step and steps of the epoch, running loss."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+
+
+def train(
+    model: SpikingNetwork,
+    data: Dataset,
+    config: TrainConfig | None = None,
+    *,
+    test: Dataset | None = None,
+    folder: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train `model` in place with cross-entropy on its logits and return one row of figures an epoch.
+
+    Args:
+        folder: where the state after each epoch (`state.safetensors`) and `log.csv` go. A state of the same settings
+            that is already there is taken up: a killed run ends as an unbroken one would, bit for bit.
+        test: measured after each epoch, for the log alone; nothing is chosen by it.
+
+    Raises:
+        ConfigError: the state in `folder` is of other settings, or `data` does not fit the model.
+    """
+    config = config or TrainConfig()
+    _check_fit(model, data)
+    optimizer = _optimizer(model, config)
+    per_epoch = max(1, len(data) // config.batch_size)
+    identity = {"config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data)}
+    state = TrainingState(0, [], identity)
+    if folder is not None:
+        state = load_state(folder, model, optimizer, identity) or state
+    loss_of = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    for epoch in range(state.epoch, config.epochs):
+        model.train()
+        order = stream(config.seed, f"order/{epoch}").permutation(len(data))
+        total, correct, seen = 0.0, 0, 0
+        for step in range(per_epoch):
+            rows = order[step * config.batch_size : (step + 1) * config.batch_size]
+            _set_rate(optimizer, config.learning_rate, (epoch * per_epoch + step) / (config.epochs * per_epoch))
+            x, y = (torch.from_numpy(a) for a in data.batch(rows))
+            draws = Draws(config.seed, f"train/{epoch}", tuple(data.ids[i] for i in rows))
+            x = augment(config.augmentation, x, draws.child("augment"))
+            logits = model(x, draws.child("encode")) if model.spec.stochastic else model(x)
+            loss = loss_of(logits, y)
+            if not torch.isfinite(loss):
+                raise ModelContractError(
+                    f"The loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate "
+                    f"({config.learning_rate}); the state after the last whole epoch is kept."
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, correct, seen = total + loss.item() * len(y), correct + int((logits.argmax(1) == y).sum()), seen + len(y)
+            if on_step is not None:
+                on_step(Progress(epoch, step + 1, per_epoch, total / seen))
+        row: dict[str, Any] = {"epoch": epoch + 1, "loss": total / seen, "train_accuracy": correct / seen}
+        if test is not None:
+            row["test_accuracy"] = accuracy(model, test, seed=config.seed)["value"]
+        state = TrainingState(epoch + 1, [*state.log, row], identity)
+        if folder is not None:
+            save_state(folder, model, optimizer, state)
+            write_text(folder / "log.csv", _csv(state.log))
+        if on_epoch is not None:
+            on_epoch(row)
+    model.eval()
+    return state.log
+
+
+def _check_fit(model: SpikingNetwork, data: Dataset) -> None:
+    spec = model.spec
+    shape = tuple(data.batch(np.arange(1))[0].shape[1:])
+    if data.domain != spec.domain or shape != spec.input_shape or len(data.classes) != spec.classes:
+        raise ConfigError(
+            f"The data set {data.name} ({data.domain}, {shape}, {len(data.classes)} classes) does not fit the model "
+            f"({spec.domain}, {spec.input_shape}, {spec.classes} classes)."
+        )
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, base: float, part: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = base * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

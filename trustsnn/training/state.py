@@ -1,0 +1,89 @@
+"""The state of a training run between epochs, in one safetensors file that is replaced atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from trustsnn.canonical import canonical_json
+from trustsnn.errors import ConfigError, UnsafeArtifactError
+from trustsnn.files import write_atomically
+
+_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Finished epochs, their log, and the settings that they belong to."""
+
+    epoch: int
+    log: list[dict[str, Any]]
+    identity: dict[str, Any]
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+    """Write weights, optimizer tensors, epoch and log to `folder`, atomically."""
+    tensors: dict[str, Tensor] = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
+    metadata = {"epoch": str(state.epoch), "log": canonical_json(state.log), "identity": canonical_json(state.identity)}
+    metadata["sha256"] = _digest(metadata, tensors)
+    write_atomically(folder / _FILE, lambda path: safetensors.torch.save_file(tensors, path, metadata))
+
+
+def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(canonical_json(metadata).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+) -> TrainingState | None:
+    """Put the state in `folder` into model and optimizer; None where there is none.
+
+    Raises:
+        ConfigError: the state belongs to other settings.
+        UnsafeArtifactError: the file is truncated or altered.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        if metadata.pop("sha256", None) != _digest(metadata, tensors):
+            raise ValueError("its content does not match its SHA-256")
+        epoch, log = int(metadata["epoch"]), json.loads(metadata["log"])
+        theirs = json.loads(metadata["identity"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UnsafeArtifactError(f"{path} is not a whole training state: {error}. Delete {folder} to start again.") from error
+    if theirs != json.loads(canonical_json(identity)):
+        differing = sorted(key for key in identity if theirs.get(key) != json.loads(canonical_json(identity))[key])
+        raise ConfigError(
+            f"{folder} holds a training run of other settings ({', '.join(differing)} differ). Choose another --out, or "
+            "delete that folder."
+        )
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    content = optimizer.state_dict()
+    content["state"] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            content["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(content)
+    return TrainingState(epoch, log, identity)
