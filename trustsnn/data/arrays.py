@@ -54,7 +54,7 @@ def from_arrays(
 
     Raises DataError for NaN, infinity, a value or a label out of range, lengths that differ, no sample, a wrong shape or type.
     """
-    values, labels = _to_numpy(x, name), _to_numpy(y, name)
+    values, labels = to_numpy(x, name), to_numpy(y, name)
     if domain == "image" and values.ndim == 3:
         values = values[:, None]
     _check_shape(values, domain, name)
@@ -110,7 +110,7 @@ def content_ids(stored: Stored, labels: NDArray[Any]) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def _to_numpy(values: Any, name: str) -> NDArray[Any]:
+def to_numpy(values: Any, name: str) -> NDArray[Any]:
     """A numpy view of an array, a list or a tensor (also one that requires a gradient or lies on another device)."""
     try:
         if hasattr(values, "detach"):

@@ -13,7 +13,7 @@ from trustsnn.data.dataset import Dataset, Domain
 from trustsnn.data.events import Camera, saccades, simulate_frames
 from trustsnn.data.problems import problem
 
-_CHUNK = 64
+_CHUNK = 32
 _GREY = np.array([0.299, 0.587, 0.114])
 
 

@@ -32,14 +32,14 @@ def load_npz(path: Path, split: str, *, domain: Domain | None = None, max_count:
         raise problem(path, "an .npz file (a zip archive)", f"a file that begins with {start.hex()}", "Save it with numpy.savez.")
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {name.removesuffix(".npy") for name in archive.namelist()}
+            arrays = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
             suffix = f"_{split}" if {f"x_{split}", f"y_{split}"} <= arrays else ""
             if not {f"x{suffix}", f"y{suffix}"} <= arrays:
                 expected = f"arrays x_{split} and y_{split}, or x and y"
                 raise problem(path, expected, sorted(arrays), "Save it with numpy.savez(path, x=x, y=y).")
             x, y = (_read(archive, name + suffix, path) for name in "xy")
             classes = tuple(map(str, _read(archive, "classes", path))) if "classes" in arrays else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise problem(path, "a whole .npz file", error, "Save it again with numpy.savez.") from error
     return from_arrays(
         x,
@@ -47,14 +47,14 @@ def load_npz(path: Path, split: str, *, domain: Domain | None = None, max_count:
         name=path.stem,
         split=split if suffix else "all",
         classes=classes,
-        domain=domain or infer_domain(x.shape, x),
+        domain=domain or infer_domain(x),
         max_count=max_count,
     )
 
 
-def infer_domain(shape: tuple[int, ...], x: Any) -> Domain:
+def infer_domain(x: NDArray[Any]) -> Domain:
     """'image' unless there are 5 axes [N, T, 2, H, W]: then 'events-binary' where no value is above 1, else 'events-count'."""
-    if len(shape) != 5:
+    if x.ndim != 5 or x.dtype.kind not in "biuf":
         return "image"
     return "events-count" if bool((x > 1).any()) else "events-binary"
 
@@ -63,6 +63,8 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
     """One array. Its header is judged before its content is read, so that no pickle is ever loaded."""
     entry = archive.getinfo(f"{name}.npy")
     where = f"{path}, array {name}"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise problem(where, "an array stored or deflated", f"compression {entry.compress_type}", "Save it with numpy.savez.")
     try:
         with archive.open(entry) as stream:
             version = np.lib.format.read_magic(stream)

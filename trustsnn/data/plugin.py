@@ -8,9 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from trustsnn.data.arrays import from_arrays
+from trustsnn.data.arrays import from_arrays, to_numpy
 from trustsnn.data.dataset import Dataset, Domain
 from trustsnn.data.npz import infer_domain
 from trustsnn.data.problems import problem
@@ -60,13 +58,12 @@ def from_callable(
         return result
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise problem(f"data set {name!r}", "a Dataset or (x, y)", type(result).__name__, "Return the two arrays.")
-    x, y = result
-    shape = np.shape(x)
+    x, y = to_numpy(result[0], name), result[1]
     return from_arrays(
         x,
         y,
         name=name,
         split=split if "split" in given else "all",
-        domain=domain or infer_domain(shape, x),
+        domain=domain or infer_domain(x),
         max_count=max_count,
     )

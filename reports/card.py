@@ -1,0 +1,78 @@
+"""card.md: the part of a model card that an audit can fill in."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from trustsnn.reports.limits import checked, unchecked
+from trustsnn.reports.record import Json, Record
+from trustsnn.reports.wording import bound_text, eps_text, interval, measured, norm_text, percent, threat_text
+
+
+def card(record: Record, summary: Json) -> str:
+    """The summary as Markdown: verdict, figures with intervals, gates, findings, limits."""
+    model, data = summary["model"], summary["data"]
+    clean = summary["clean_accuracy"]
+    rows = [("No attack", clean)] + [
+        (f"{norm_text(figure['norm'])} {eps_text(figure['eps'])}", figure) for figure in summary["robust_accuracy"]
+    ]
+    lines = [
+        f"## Robustness of {plain(model['name'])}",
+        "",
+        f"**Verdict: {summary['verdict']}.** {plain(summary['sentence'])}",
+        "",
+        *table(
+            ("Within", "Accuracy", "95 % interval", "Samples", "Status"),
+            [
+                (
+                    threat,
+                    percent(row["value"], row["count"]),
+                    interval(row),
+                    f"{row['successes']} / {row['count']}",
+                    row["status"],
+                )
+                for threat, row in rows
+            ],
+        ),
+    ]
+    if summary["gates"]:
+        gates = [(g["gate"], measured(g["value"], g["bound"]), bound_text(g["bound"]), _holds(g)) for g in summary["gates"]]
+        lines += ["", "### Gates", "", *table(("Gate", "Measured", "Bound", "Holds"), gates)]
+    findings = [
+        f"- **{plain(finding['type'])}** ({plain(threat_text(record.plan[finding['cell']]['threat']))}): {plain(finding['message'])}"
+        for finding in summary["findings"]
+    ]
+    lines += ["", "### Findings", "", *(findings or ["None."])]
+    lines += ["", "### What was checked", "", *(f"- {plain(text)}" for text in checked(record))]
+    lines += ["", "### What was not checked", "", *(f"- {plain(text)}" for text in unchecked(record))]
+    lines += [
+        "",
+        f"Model `{_code(model['hash'])}`, samples `{_code(data['samples_sha256'])}` of {plain(data['name'])}, "
+        f"trustsnn {plain(summary['environment']['trustsnn'])}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table; cells are escaped."""
+    ruled = [head, ["---"] * len(head)]
+    return ["| " + " | ".join(map(str, row)) + " |" for row in ruled] + [
+        "| " + " | ".join(plain(cell) for cell in row) + " |" for row in rows
+    ]
+
+
+def plain(value: object) -> str:
+    """`value` as Markdown text on one line: no markup of its own, no HTML, no broken table."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text)
+
+
+def _holds(gate: Json) -> str:
+    return "yes" if gate["holds"] else "no"
+
+
+def _code(value: object) -> str:
+    return re.sub(r"[^0-9A-Za-z]", "", str(value))

@@ -1,0 +1,186 @@
+"""report.html: one page that carries everything it shows, asks nothing of the network and runs no script."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from trustsnn.reports import charts, limits, wording
+from trustsnn.reports.gates import parse
+from trustsnn.reports.pictures import gallery
+from trustsnn.reports.record import Json, Record, is_clean
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_WIDE, _NARROW = 820, 340
+_MOST_LAYERS = 40
+
+
+def page(record: Record, summary: Json) -> str:
+    """The summary as one HTML page. Equal run folders give equal bytes.
+
+    Raises:
+        RunError: a file of pictures is damaged.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    for name in ("percent", "interval", "measured", "bound_text", "eps_text", "norm_text", "threat_text", "attack_text"):
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["parameters"] = wording.parameters_text
+    environment.filters["estimator"] = wording.estimator_text
+    environment.filters["json"] = lambda value: json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False)
+    environment.filters["thousands"] = _thousands
+    environment.filters["number"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
+    text = environment.get_template("report.html.j2").render(
+        report=summary,
+        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        facts=_facts(summary),
+        curves=_curves(summary),
+        galleries=_galleries(record, summary),
+        spikes=_spikes(record, summary),
+        findings=[{**finding, "threat": record.plan[finding["cell"]]["threat"]} for finding in summary["findings"]],
+        checked=limits.checked(record),
+        unchecked=limits.unchecked(record),
+        rows=_rows(record, summary),
+        command=_command(summary["config"]),
+    )
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _facts(summary: Json) -> list[str]:
+    """The model and the data in a few words, for the line below the title."""
+    model, data = summary["model"], summary["data"]
+    spec = model.get("spec") or {}
+    facts = []
+    if isinstance(model.get("parameters"), int):
+        facts.append(f"{_thousands(model['parameters'])} parameters")
+    if spec.get("steps"):
+        facts.append(wording.count_text(spec["steps"], "time step"))
+    if spec.get("encoder"):
+        facts.append(f"{spec['encoder']} encoding")
+    split = f" ({data['split']})" if data.get("split") else ""
+    facts.append(f"{wording.count_text(data.get('count', 0), 'sample')} of {data.get('name', 'unnamed data')}{split}")
+    return facts
+
+
+def _curves(summary: Json) -> dict[str, Any] | None:
+    from markupsafe import Markup
+
+    figures = [figure for figure in summary["robust_accuracy"] if figure["value"] is not None]
+    clean = summary["clean_accuracy"]
+    if not figures or clean["value"] is None:
+        return None
+    classes = (summary["model"].get("spec") or {}).get("classes")
+    gates = [parse(gate["gate"]) for gate in summary["gates"]]
+    bounds = [(gate.norm, gate.eps, gate.bound) for gate in gates if gate.norm is not None]
+    drawn = (clean, figures, 1 / classes if classes else None, bounds)
+    label = [f"Share of samples classified correctly: {wording.percent(clean['value'])} without an attack"]
+    label += [
+        f"{wording.percent(f['value'])} within {wording.norm_text(f['norm'])} {wording.eps_text(f['eps'])}" for f in figures
+    ]
+    return {
+        "label": ", ".join(label) + ".",
+        "wide": Markup(charts.curve(*drawn, width=_WIDE)),
+        "narrow": Markup(charts.curve(*drawn, width=_NARROW)),
+        "bounds": bool(bounds),
+        "doubtful": any(figure["status"] != "ok" for figure in [clean, *figures]),
+    }
+
+
+def _strongest(record: Record, summary: Json, norm: str, eps: float) -> Json | None:
+    """The finished cell at (norm, eps) that leaves the fewest samples correct; the first of the plan among equals."""
+    lines = [line for line in summary["cells"] if line["accuracy"] and not is_clean(line["cell"])]
+    here = [line for line in lines if line["cell"]["threat"]["norm"] == norm and abs(line["cell"]["threat"]["eps"] - eps) <= 1e-9]
+    return min(here, key=lambda line: line["accuracy"]["value"], default=None)
+
+
+def _galleries(record: Record, summary: Json) -> list[dict[str, Any]]:
+    """Pictures of the strongest attack at each (norm, eps)."""
+    classes = summary["data"].get("classes") or []
+    found = []
+    for figure in summary["robust_accuracy"]:
+        line = _strongest(record, summary, figure["norm"], figure["eps"])
+        if line is None:
+            continue
+        drawn = gallery(record.folder / "cells" / f"{line['key']}.npz", figure["eps"] if figure["norm"] == "linf" else None)
+        if drawn is not None:
+            pictures = [
+                {
+                    "sample": picture.sample,
+                    "label": _class(classes, picture.label),
+                    "clean_prediction": _class(classes, picture.clean_prediction),
+                    "prediction": _class(classes, picture.prediction),
+                    "before": picture.clean_prediction == picture.label,
+                    "after": picture.prediction == picture.label,
+                    "clean": picture.clean,
+                    "adversarial": picture.adversarial,
+                    "difference": picture.difference,
+                }
+                for picture in drawn.pictures
+            ]
+            found.append(
+                {"threat": line["cell"]["threat"], "channels": drawn.channels, "scale": drawn.scale, "pictures": pictures}
+            )
+    return found
+
+
+def _spikes(record: Record, summary: Json) -> dict[str, Any] | None:
+    """Spike rates per layer: clean, and under the strongest attack at the largest eps of each norm."""
+    from markupsafe import Markup
+
+    clean = next((line for line in summary["cells"] if is_clean(line["cell"]) and line["spike_rates"]), None)
+    if clean is None:
+        return None
+    widest = {figure["norm"]: figure["eps"] for figure in summary["robust_accuracy"]}
+    attacked = [line for norm, eps in widest.items() if (line := _strongest(record, summary, norm, eps)) and line["spike_rates"]]
+    layers = [str(entry.get("layer")) for entry in clean["spike_rates"]][:_MOST_LAYERS]
+    series = []
+    for line in [clean, *attacked[:3]]:
+        rates = {str(entry.get("layer")): entry.get("rate") for entry in line["spike_rates"]}
+        series.append((wording.threat_text(line["cell"]["threat"]), [rates.get(layer) for layer in layers]))
+    return {
+        "label": _spoken(layers, series),
+        "series": series,
+        "left_out": len(clean["spike_rates"]) - len(layers),
+        "wide": Markup(charts.bars(layers, series, width=_WIDE)),
+        "narrow": Markup(charts.bars(layers, series, width=_NARROW)),
+    }
+
+
+def _spoken(layers: list[str], series: list[tuple[str, list[float | None]]]) -> str:
+    """The bars in words, for a screen reader."""
+    spoken = []
+    for place, layer in enumerate(layers):
+        rates = [f"{name} {rates[place]:.3f}" for name, rates in series if rates[place] is not None]
+        spoken.append(f"{layer}: {', '.join(rates)}")
+    return "Spikes per neuron and time step. " + "; ".join(spoken) + "."
+
+
+def _rows(record: Record, summary: Json) -> list[dict[str, Any]]:
+    lines = {line["key"]: line for line in summary["cells"]}
+    missing = {"status": "missing", "accuracy": None}
+    return [{"key": key, "cell": cell, **_shown(lines.get(key, missing))} for key, cell in record.plan.items()]
+
+
+def _shown(line: Json) -> Json:
+    return {"status": line["status"], "accuracy": line["accuracy"]}
+
+
+def _class(names: list[Any], index: int) -> str:
+    return str(names[index]) if 0 <= index < len(names) else str(index)
+
+
+def _command(config: Json) -> str | None:
+    command = config.get("command")
+    if isinstance(command, list):
+        return shlex.join(map(str, command))
+    return str(command) if command else None
+
+
+def _thousands(value: object) -> str:
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)

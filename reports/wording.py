@@ -1,0 +1,111 @@
+"""How figures, threats and verdicts are put into words, the same in every view."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+_NAMES = {"none": "No attack", "fgsm": "FGSM", "pgd": "PGD", "apgd": "APGD", "mim": "MIM", "cw": "C&W", "square": "Square"}
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+
+
+def percent(value: float | None, count: int = 0) -> str:
+    """`value` in [0, 1] in per cent: one decimal, two from 1000 samples on. Only an exact 0 or 1 reads as 0 or 100 %."""
+    if value is None or not math.isfinite(value):
+        return "not measured"
+    digits = 2 if count >= 1000 else 1
+    text = f"{100 * value:.{digits}f}"
+    if 0 < value < 1 and float(text) in (0.0, 100.0):
+        step = 10.0**-digits
+        return f"< {step:.{digits}f} %" if value < 0.5 else f"> {100 - step:.{digits}f} %"
+    return f"{text} %"
+
+
+def interval(figure: dict[str, Any]) -> str:
+    """The 95 % interval of a figure, `94.3 % to 98.9 %`."""
+    if figure["value"] is None:
+        return "not measured"
+    digits = 2 if figure["count"] >= 1000 else 1
+    return f"{100 * figure['low']:.{digits}f} % to {100 * figure['high']:.{digits}f} %"
+
+
+def measured(value: float | None, bound: float) -> str:
+    """`value` in per cent with as many decimals as it takes to tell it from `bound`."""
+    if value is None:
+        return "not measured"
+    for digits in (1, 2, 3, 4):
+        text = f"{100 * value:.{digits}f} %"
+        if value == bound or text != f"{100 * bound:.{digits}f} %":
+            return text
+    return f"{100 * value:.6g} %"
+
+
+def bound_text(bound: float) -> str:
+    """A gate's bound in per cent, without needless zeros."""
+    return f"{100 * bound:.6g} %"
+
+
+def eps_text(eps: float) -> str:
+    """`eps` as people write it: `0.1`, or `8/255` where that is exact and shorter."""
+    if abs(round(eps, 4) - eps) <= 1e-12:
+        return f"{eps:g}"
+    fraction = Fraction(eps).limit_denominator(255)
+    if abs(float(fraction) - eps) <= 1e-12 and 255 % fraction.denominator == 0:
+        return f"{fraction * 255}/255"
+    return f"{eps:.4g}"
+
+
+def norm_text(norm: str | None) -> str:
+    """A norm's symbol, `L∞` for linf."""
+    return _NORMS.get(norm or "", norm or "–")
+
+
+def attack_text(threat: dict[str, Any]) -> str:
+    """An attack's name as the papers write it."""
+    name = str(threat["attack"])
+    return _NAMES.get(name, name)
+
+
+def threat_text(threat: dict[str, Any]) -> str:
+    """An attack with its ball, `PGD, L∞ 0.1`."""
+    if threat["attack"] == "none":
+        return "No attack"
+    return f"{attack_text(threat)}, {norm_text(threat['norm'])} {eps_text(threat['eps'])}"
+
+
+def parameters_text(threat: dict[str, Any]) -> str:
+    """The attack's own settings, `40 steps of 0.01, 2 restarts, ce loss`."""
+    parts = []
+    if "steps" in threat:
+        size = threat.get("step_size")
+        parts.append(count_text(threat["steps"], "step") + ("" if size is None else f" of {eps_text(size)}"))
+    if "restarts" in threat:
+        parts.append(count_text(threat["restarts"], "restart"))
+    if "loss" in threat:
+        parts.append(f"{threat['loss']} loss")
+    if threat.get("eot", 1) != 1:
+        parts.append(f"{threat['eot']} draws averaged")
+    if threat.get("targeted"):
+        parts.append("targeted")
+    known = {"attack", "norm", "eps", "steps", "step_size", "restarts", "loss", "eot", "targeted"}
+    parts += [f"{name} {threat[name]}" for name in sorted(set(threat) - known)]
+    return ", ".join(parts) or "–"
+
+
+def estimator_text(estimator: dict[str, Any] | None) -> str:
+    """The gradient estimator with its settings, `stbp (surrogate triangular, width 1.0)`."""
+    if not estimator:
+        return "–"
+    rest = ", ".join(f"{name} {value}" for name, value in sorted(estimator.items()) if name != "name")
+    return f"{estimator.get('name', 'unnamed')}" + (f" ({rest})" if rest else "")
+
+
+def count_text(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def joined(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

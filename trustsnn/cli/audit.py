@@ -1,0 +1,101 @@
+"""`trustsnn audit`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trustsnn.errors import ConfigError
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable of your own.")],
+    data: Annotated[
+        str, typer.Option("--data", help="A data-set name, a folder, an .npz, or package.module:callable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The run folder. The same command on it resumes.")],
+    profile: Annotated[str | None, typer.Option(help="quick, standard or full; see `trustsnn list profiles`. [default: quick]")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with the keys of the audit; options override it.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radii, with commas: 0.1,0.2 or 2/255,8/255. [default: 2/255,4/255,8/255]")] = None,
+    norms: Annotated[str | None, typer.Option("--norm", help="linf, l2 or both with a comma. [default: linf]")] = None,
+    attacks: Annotated[str | None, typer.Option(help="Attacks with commas instead of the profile's, or none.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Test samples, drawn by the seed; 0 for all. [default: 1000]")] = None,
+    gate: Annotated[list[str] | None, typer.Option("--gate", help="'clean_accuracy >= 0.95', 'robust_accuracy[linf,8/255] >= 0.3'. Repeat it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sample choice and of every draw. [default: 0]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples at a time. No figure depends on it. [default: 256]")] = None,
+    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a missing data set, with its checksum. Off by default.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Attack a model, write RUN/report.html and its other views, and return the verdict as the exit code."""
+    from trustsnn.runners.config import make_config, read_config
+
+    settings: dict[str, Any] = read_config(config) if config is not None else {}
+    given = {
+        "profile": profile,
+        "eps": eps.split(",") if eps is not None else None,
+        "norms": norms.split(",") if norms is not None else None,
+        "attacks": _attacks(attacks),
+        "gates": gate,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    settings.update({key: value for key, value in given.items() if value is not None})
+    if samples is not None:
+        settings["samples"] = samples or None
+    make_config(settings, str(config) if config is not None else "the options")
+
+    from trustsnn.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    import torch
+
+    from trustsnn.runners.audit import audit as run_audit
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"Expected at least 1 thread, got {threads}.")
+        torch.set_num_threads(threads)
+    run = run_audit(
+        model, data, out=out, weights=weights, split=split, data_root=data_root, download=download, quiet=quiet,
+        command=_command(model, data, split, config, given, samples, weights), **settings,
+    )  # fmt: skip
+    typer.echo(f"{run.verdict}: {run.summary['sentence']}")
+    typer.echo(str(run.report))
+    raise typer.Exit(run.exit_code)
+
+
+def _attacks(text: str | None) -> list[dict[str, str]] | None:
+    if text is None:
+        return None
+    return [] if text == "none" else [{"attack": name.strip()} for name in text.split(",")]
+
+
+def _command(
+    model: str, data: str, split: str, config: Path | None, given: dict[str, Any], samples: int | None, weights: Path | None
+) -> str:
+    """The command that makes this run again; where it writes is left to whoever repeats it."""
+    words = ["trustsnn", "audit", model, "--data", data]
+    if split != "test":
+        words += ["--split", split]
+    if config is not None:
+        words += ["--config", str(config)]
+    for option, key in (("--profile", "profile"), ("--eps", "eps"), ("--norm", "norms"), ("--seed", "seed")):
+        value = given[key]
+        if value is not None:
+            words += [option, ",".join(value) if isinstance(value, list) else str(value)]
+    if given["attacks"] is not None:
+        words += ["--attacks", ",".join(item["attack"] for item in given["attacks"]) or "none"]
+    if samples is not None:
+        words += ["--samples", str(samples)]
+    for text in given["gates"] or []:
+        words += ["--gate", text]
+    if weights is not None:
+        words += ["--weights", str(weights)]
+    return shlex.join([*words, "--out", "RUN"])

@@ -1,0 +1,94 @@
+"""`trustsnn train`: one sub-command a recipe."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+train_app = typer.Typer(help="Train a bundled model. One sub-command a recipe.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@train_app.callback()
+def _recipes() -> None:
+    pass
+
+
+DataOption = Annotated[str, typer.Option("--data", help="A data-set name (see `trustsnn list datasets`), a folder, or an .npz.")]
+RootOption = Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")]
+DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch a missing data set, with its checksum. Off by default.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@train_app.command("bptt")
+def bptt(
+    model: Annotated[str, typer.Option("--model", help="See `trustsnn list models`.")],
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/bptt-MODEL-DATA-TSTEPS by default.")] = None,
+    steps: Annotated[int, typer.Option(help="Time steps T.")] = 4,
+    epochs: Annotated[int | None, typer.Option(help="By default as many as make about 2,000 steps, from 4 to 30.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 128,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    learning_rate: Annotated[float, typer.Option("--lr", help="At the start; it falls to 0 along a cosine.")] = 2e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,
+    label_smoothing: Annotated[float, typer.Option(help="In [0, 1).")] = 0.0,
+    augment: Annotated[str, typer.Option(help="none, shift or shift-flip.")] = "none",
+    encoder: Annotated[str | None, typer.Option(help="direct, poisson, latency or rank-order; events have frames.")] = None,
+    readout: Annotated[str, typer.Option(help="membrane or spike-count.")] = "membrane",
+    leak: Annotated[float, typer.Option(help="Leak factor of the membrane, 1 for integrate-and-fire.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Firing threshold.")] = 1.0,
+    reset: Annotated[str, typer.Option(help="hard or soft.")] = "hard",
+    detach_reset: Annotated[bool, typer.Option(help="Keep the gradient out of the reset.")] = False,
+    surrogate: Annotated[str, typer.Option(help="triangular, rectangular, atan, sigmoid, exponential or ste.")] = "triangular",
+    width: Annotated[float, typer.Option(help="Width of the surrogate.")] = 1.0,
+    learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
+    channels: Annotated[float, typer.Option(help="Multiplies channels and hidden units.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and draws.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Backpropagation through time with a surrogate gradient. The same command goes on where a killed run stopped."""
+    from trustsnn.allocator import keep_freed_memory
+    from trustsnn.data import load
+
+    keep_freed_memory()
+    import torch
+
+    import trustsnn
+    from trustsnn.models import build
+    from trustsnn.runners.progress import TrainingReporter
+    from trustsnn.training import TrainConfig, accuracy, train
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    sets = {split: load(data, split, root=data_root, download=download, frames=steps) for split in ("train", "test")}
+    train_set = sets["train"]
+    network = build(
+        model, input_shape=train_set.sample_shape, classes=len(train_set.classes), steps=steps, domain=train_set.domain,
+        max_count=train_set.max_count, encoder=encoder, readout=readout, channels=channels, leak=leak, threshold=threshold,
+        reset=reset, detach_reset=detach_reset, surrogate=surrogate, width=width, learn=learn, seed=seed,
+    )  # fmt: skip
+    if epochs is None:
+        epochs = min(30, max(4, round(2000 / max(1, len(train_set) // batch_size))))
+    config = TrainConfig(
+        epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay,
+        label_smoothing=label_smoothing, augmentation=augment, seed=seed,
+    )  # fmt: skip
+    out = out or Path("models") / f"bptt-{model}-{data.replace('/', '-').replace(':', '-')}-T{steps}"
+    begun = time.perf_counter()
+    with TrainingReporter(quiet) as reporter:
+        log = train(
+            network, train_set, config, test=sets["test"], folder=out / "training",
+            on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
+            on_epoch=lambda row: reporter.epoch(row, config.epochs),
+        )  # fmt: skip
+    trustsnn.save(network, out, training={"recipe": "bptt", "data": train_set.sha256, "epochs": len(log), "seed": seed})
+    figure = accuracy(network, sets["test"], seed=seed)
+    typer.echo(
+        f"{out}: {figure['value']:.2%} of {figure['count']} test samples correct "
+        f"(95 % interval {figure['low']:.2%} to {figure['high']:.2%}), {time.perf_counter() - begun:.0f} s"
+    )

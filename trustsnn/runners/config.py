@@ -1,0 +1,129 @@
+"""The settings of an audit, from keywords, the command line or a YAML file. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trustsnn.errors import ConfigError
+from trustsnn.runners.profiles import PROFILES
+
+Scalar = bool | int | float | str | None
+
+
+def parse_eps(value: Any) -> float:
+    """A radius as a number or a fraction, such as 0.1 or "8/255"; at least 0 and finite."""
+    number = math.nan
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(?:/\s*([0-9.eE+-]+)\s*)?", value)
+        if match:
+            try:
+                number = float(match[1]) / float(match[2] or 1)
+            except (ValueError, ZeroDivisionError):
+                number = math.nan
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"expected eps of at least 0, such as 0.1 or 8/255, got {value!r}")
+    return number
+
+
+class EstimatorSettings(BaseModel):
+    """How an attack differentiates a spike: a surrogate and its width."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    surrogate: str = "triangular"
+    width: float = Field(1.0, gt=0)
+
+
+class AttackSettings(BaseModel):
+    """One attack to run at every norm and eps: its name, its settings, and an estimator in place of the model's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    attack: str
+    settings: dict[str, Scalar] = {}
+    estimator: EstimatorSettings | None = None
+
+
+class AuditConfig(BaseModel):
+    """The settings of an audit. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    profile: str = "quick"
+    norms: tuple[str, ...] = ("linf",)
+    eps: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
+    attacks: tuple[AttackSettings, ...] | None = None
+    samples: int | None = Field(1000, ge=1)
+    seed: int = 0
+    batch_size: int = Field(256, ge=1)
+    gates: tuple[str, ...] = ()
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _eps(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(sorted({parse_eps(v) for v in values}))
+
+    @field_validator("norms", mode="before")
+    @classmethod
+    def _norms(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("profile")
+    @classmethod
+    def _profile(cls, value: str) -> str:
+        if value not in PROFILES:
+            raise ValueError(f"expected one of {', '.join(PROFILES)}, got {value!r}")
+        return value
+
+    def resolved_attacks(self) -> tuple[AttackSettings, ...]:
+        """The attacks to run: those given, or the profile's."""
+        if self.attacks is not None:
+            return self.attacks
+        return tuple(
+            AttackSettings(
+                attack=item.attack,
+                settings=item.settings,
+                estimator=EstimatorSettings(surrogate=item.surrogate[0], width=item.surrogate[1]) if item.surrogate else None,
+            )
+            for item in PROFILES[self.profile].items
+        )
+
+
+def make_config(values: dict[str, Any], where: str = "the settings of the audit") -> AuditConfig:
+    """Validated settings; ConfigError names each wrong key, what was expected and what was got."""
+    try:
+        return AuditConfig(**values)
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(f"{where}: {_explain(error)}. Known keys: {', '.join(AuditConfig.model_fields)}.") from error
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    parts = []
+    for problem in error.errors():
+        place = ".".join(str(p) for p in problem["loc"])
+        message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        parts.append(f"{place}: {message}")
+    return "; ".join(parts)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError says where it is wrong."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file at {path}.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"Could not read {path} as YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"Expected keys and values in {path}, got {type(content).__name__}.")
+    return content
