@@ -1,0 +1,1 @@
+"""Hardening: robust training, private conversion, sealing, private training, certificates. Nothing is here yet."""

@@ -1,0 +1,1 @@
+"""Federated training across devices and its audit. Nothing is here yet."""

@@ -40,10 +40,10 @@ def card(record: Record, summary: Json) -> str:
     if summary["gates"]:
         gates = [(g["gate"], measured(g["value"], g["bound"]), bound_text(g["bound"]), _holds(g)) for g in summary["gates"]]
         lines += ["", "### Gates", "", *table(("Gate", "Measured", "Bound", "Holds"), gates)]
-    findings = [
-        f"- **{plain(finding['type'])}** ({plain(threat_text(record.plan[finding['cell']]['threat']))}): {plain(finding['message'])}"
-        for finding in summary["findings"]
-    ]
+    findings = []
+    for finding in summary["findings"]:
+        threat = plain(threat_text(record.plan[finding["cell"]]["threat"]))
+        findings.append(f"- **{plain(finding['type'])}** ({threat}): {plain(finding['message'])}")
     lines += ["", "### Findings", "", *(findings or ["None."])]
     lines += ["", "### What was checked", "", *(f"- {plain(text)}" for text in checked(record))]
     lines += ["", "### What was not checked", "", *(f"- {plain(text)}" for text in unchecked(record))]

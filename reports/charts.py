@@ -26,7 +26,7 @@ _PAINT = {
 }
 INK, MUTED, LINE, PAPER, *SERIES, REST = _PAINT
 _NARROW = 480
-_LABELLED = 7
+_LABEL = 52  # the room that a label needs along the axis, in CSS pixels
 
 
 def curve(
@@ -44,9 +44,8 @@ def curve(
         for place, (panel, norm) in enumerate(zip(axes, norms, strict=True)):
             points = [{**clean, "eps": 0.0}, *(figure for figure in figures if figure["norm"] == norm)]
             gates = [(eps, bound) for other, eps, bound in bounds if other == norm]
-            _panel(
-                panel, norm, [point for point in points if point["value"] is not None], SERIES[place % len(SERIES)], chance, gates
-            )
+            points = [point for point in points if point["value"] is not None]
+            _panel(panel, norm, points, SERIES[place % len(SERIES)], chance, gates, _LABEL * columns / width)
             if place and not stacked:
                 panel.set_yticklabels([])
 
@@ -85,10 +84,13 @@ def bars(layers: Sequence[str], series: Sequence[tuple[str, Sequence[float | Non
     return _svg(draw, (1, 1), (width, group * len(layers) + 56), f"bars-{width}")
 
 
-def _panel(axis: Axes, norm: str, points: list[dict[str, Any]], colour: str, chance: float | None, gates: list[Any]) -> None:
+def _panel(
+    axis: Axes, norm: str, points: list[dict[str, Any]], colour: str, chance: float | None, gates: list[Any], room: float
+) -> None:
     eps = [point["eps"] for point in points]
     value = [100 * point["value"] for point in points]
     right = max(eps, default=0.0) or 1.0
+    labelled = _apart(sorted(set(eps)), room * right)
     axis.fill_between(
         eps, [100 * p["low"] for p in points], [100 * p["high"] for p in points], color=colour, alpha=0.16, linewidth=0
     )
@@ -105,7 +107,7 @@ def _panel(axis: Axes, norm: str, points: list[dict[str, Any]], colour: str, cha
             markeredgewidth=2,
             clip_on=False,
         )
-        if len(points) <= _LABELLED or point in (points[0], points[-1]):
+        if point["eps"] in labelled:
             axis.annotate(
                 percent(point["value"]).replace(" %", ""),
                 (point["eps"], 100 * point["value"]),
@@ -126,15 +128,22 @@ def _panel(axis: Axes, norm: str, points: list[dict[str, Any]], colour: str, cha
     axis.set_xlim(-0.03 * right, 1.12 * right)
     axis.set_ylim(0, 108)
     axis.set_yticks([0, 25, 50, 75, 100])
-    ticks = [0.0, *sorted(point["eps"] for point in points[1:])]
-    ticks = ticks if len(ticks) <= 6 else ticks[:: -(-len(ticks) // 6)]
-    axis.set_xticks(ticks)
-    axis.set_xticklabels([eps_text(tick) for tick in ticks])
+    axis.set_xticks(labelled)
+    axis.set_xticklabels([eps_text(tick) for tick in labelled])
     axis.set_xlabel(f"{norm_text(norm)} size of the perturbation (eps)", color=MUTED)
     axis.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
     axis.grid(axis="y", color=LINE, linewidth=1)
     axis.spines["left"].set_visible(False)
     axis.tick_params(length=0, labelcolor=MUTED, pad=6)
+
+
+def _apart(places: Sequence[float], least: float) -> list[float]:
+    """Of the sorted `places` as many as stand `least` apart, the first and the last among them."""
+    kept = list(places[-1:])
+    for place in reversed(places[1:-1]):
+        if kept[-1] - place >= least and place - places[0] >= least:
+            kept.append(place)
+    return [*places[:1], *reversed(kept)] if len(places) > 1 else kept
 
 
 def _svg(draw: Callable[[list[Axes]], None], grid: tuple[int, int], size: tuple[int, int], prefix: str) -> str:
@@ -170,7 +179,6 @@ def _svg(draw: Callable[[list[Axes]], None], grid: tuple[int, int], size: tuple[
 def _for_page(svg: str, prefix: str) -> str:
     """The bare <svg> element: own ids, the page's colours and font, no metadata, no size but its view box."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)

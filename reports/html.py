@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def page(record: Record, summary: Json) -> str:
     environment.filters["estimator"] = wording.estimator_text
     environment.filters["json"] = lambda value: json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False)
     environment.filters["thousands"] = _thousands
+    environment.filters["tied"] = lambda text: re.sub(r"(?<=\d) %", "\u00a0%", text)
     environment.filters["number"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
     text = environment.get_template("report.html.j2").render(
         report=summary,
@@ -93,10 +95,10 @@ def _curves(summary: Json) -> dict[str, Any] | None:
 
 
 def _strongest(record: Record, summary: Json, norm: str, eps: float) -> Json | None:
-    """The finished cell at (norm, eps) that leaves the fewest samples correct; the first of the plan among equals."""
+    """The finished cell at (norm, eps) that leaves the fewest samples correct; the last of the plan among equals."""
     lines = [line for line in summary["cells"] if line["accuracy"] and not is_clean(line["cell"])]
     here = [line for line in lines if line["cell"]["threat"]["norm"] == norm and abs(line["cell"]["threat"]["eps"] - eps) <= 1e-9]
-    return min(here, key=lambda line: line["accuracy"]["value"], default=None)
+    return min(reversed(here), key=lambda line: line["accuracy"]["value"], default=None)
 
 
 def _galleries(record: Record, summary: Json) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ def checked(record: Record) -> list[str]:
         names = list(dict.fromkeys(attack_text(cell["threat"]) for cell in here))
         sizes = [eps_text(eps) for eps in sorted({cell["threat"]["eps"] for cell in here})]
         texts.append(f"{joined(names)} within {norm_text(norm)} {joined(sizes)}, in input units.")
-    estimators = list(dict.fromkeys(estimator_text(cell.get("estimator")) for cell in attacks if cell.get("estimator")))
+    estimators = list(dict.fromkeys(estimator_text(cell.get("estimator")) for cell in attacks))
     if estimators:
         texts.append(f"Gradients through the spikes by {joined(estimators)}.")
     return texts

@@ -40,7 +40,15 @@ def sentence(record: Record, status: dict[str, str], summary: Json) -> str:
         doubtful = _of(status, "inconclusive")
         return text + (f" {_doubt(doubtful)}: the true robustness may be lower still." if doubtful else "")
     count = len(summary["gates"])
-    held = "No gate was set" if not count else "The one gate holds" if count == 1 else f"All {count} gates hold"
+    held = (
+        "No gate was set"
+        if not count
+        else "The one gate holds"
+        if count == 1
+        else "Both gates hold"
+        if count == 2
+        else f"All {count} gates hold"
+    )
     return f"{held}, and {_all_done(record)}. {_figures(summary)}"
 
 

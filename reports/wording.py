@@ -89,14 +89,21 @@ def parameters_text(threat: dict[str, Any]) -> str:
     if threat.get("targeted"):
         parts.append("targeted")
     known = {"attack", "norm", "eps", "steps", "step_size", "restarts", "loss", "eot", "targeted"}
-    parts += [f"{name} {threat[name]}" for name in sorted(set(threat) - known)]
+    parts += [_setting(name, threat[name]) for name in sorted(set(threat) - known)]
     return ", ".join(parts) or "–"
 
 
+def _setting(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {value}"
+
+
 def estimator_text(estimator: dict[str, Any] | None) -> str:
-    """The gradient estimator with its settings, `stbp (surrogate triangular, width 1.0)`."""
+    """The gradient estimator with its settings, `stbp (surrogate triangular, width 1.0)`; None is the model's own."""
     if not estimator:
-        return "–"
+        return "the model's own surrogate"
     rest = ", ".join(f"{name} {value}" for name, value in sorted(estimator.items()) if name != "name")
     return f"{estimator.get('name', 'unnamed')}" + (f" ({rest})" if rest else "")
 

@@ -235,6 +235,10 @@ def test_broken_npz(tmp_path: Path) -> None:
         archive.writestr("y.npy", member.getvalue())
     with pytest.raises(DataError, match=r"array x: expected 64 bytes for shape \[2, 1, 2, 2\], got 56"):
         load(path)
+    np.savez(path, **{"é": np.zeros(2)})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match=r"whole \.npz file, got 'utf-8'"):
+        load(path)
 
 
 @pytest.mark.parametrize("kind", ["npz", "idx", "idx.gz", "image"])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from trustsnn.errors import RunError
-from trustsnn.reports import load_samples, summarise
+from trustsnn.reports import load_samples, summarise, write
 from trustsnn.reports.record import read
 
 
@@ -114,6 +114,15 @@ def test_nan_never_becomes_a_number(builder):
     assert summary["cells"][1]["accuracy"] is None
     assert summary["robust_accuracy"][0]["value"] is None
     assert summary["exit_code"] == 3
+
+
+def test_nan_among_diagnostics_is_null(builder):
+    run = builder(gates=[], count=2)
+    run.done(run.cell(), [1, 1], diagnostics={"loss": "LOSS"})
+    folder = run.write()
+    text = (folder / "cells.jsonl").read_text()
+    (folder / "cells.jsonl").write_text(text.replace('"LOSS"', "-Infinity"))
+    assert '"loss": null' in write(folder, ["json"])["json"].read_text()
 
 
 def test_nan_margins_make_a_cell_inconclusive(builder):

@@ -13,24 +13,31 @@ from trustsnn.errors import ConfigError
 
 def audit(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable of your own.")],
-    data: Annotated[
-        str, typer.Option("--data", help="A data-set name, a folder, an .npz, or package.module:callable.")
-    ],
+    data: Annotated[str, typer.Option("--data", help="A data-set name, a folder, an .npz, or package.module:callable.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder. The same command on it resumes.")],
-    profile: Annotated[str | None, typer.Option(help="quick, standard or full; see `trustsnn list profiles`. [default: quick]")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="quick, standard or full; see `trustsnn list profiles`. [default: quick]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with the keys of the audit; options override it.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radii, with commas: 0.1,0.2 or 2/255,8/255. [default: 2/255,4/255,8/255]")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Radii, with commas: 0.1,0.2 or 2/255,8/255. [default: 2/255,4/255,8/255]")
+    ] = None,
     norms: Annotated[str | None, typer.Option("--norm", help="linf, l2 or both with a comma. [default: linf]")] = None,
     attacks: Annotated[str | None, typer.Option(help="Attacks with commas instead of the profile's, or none.")] = None,
     samples: Annotated[int | None, typer.Option(help="Test samples, drawn by the seed; 0 for all. [default: 1000]")] = None,
-    gate: Annotated[list[str] | None, typer.Option("--gate", help="'clean_accuracy >= 0.95', 'robust_accuracy[linf,8/255] >= 0.3'. Repeat it.")] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", help="'clean_accuracy >= 0.95', 'robust_accuracy[linf,8/255] >= 0.3'. Repeat it."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sample choice and of every draw. [default: 0]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples at a time. No figure depends on it. [default: 256]")] = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a missing data set, with its checksum. Off by default.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set, with its checksum. Off by default.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Attack a model, write RUN/report.html and its other views, and return the verdict as the exit code."""

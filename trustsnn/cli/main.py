@@ -37,7 +37,9 @@ RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `trustsnn au
 @app.command("report")
 def report_command(
     run: RunArgument,
-    formats: Annotated[list[str] | None, typer.Option("--format", help="html, json, csv, junit or md; repeat it. All by default.")] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="html, json, csv, junit or md; repeat it. All by default.")
+    ] = None,
     gate: Annotated[list[str] | None, typer.Option("--gate", help="Hold these gates instead of the run's own.")] = None,
 ) -> None:
     """Write the views of a run again and return its verdict as the exit code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_npz(path: Path, split: str, *, domain: Domain | None = None, max_count:
                 raise problem(path, expected, sorted(arrays), "Save it with numpy.savez(path, x=x, y=y).")
             x, y = (_read(archive, name + suffix, path) for name in "xy")
             classes = tuple(map(str, _read(archive, "classes", path))) if "classes" in arrays else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
         raise problem(path, "a whole .npz file", error, "Save it again with numpy.savez.") from error
     return from_arrays(
         x,

@@ -118,9 +118,7 @@ def build(
     def neuron() -> SpikingNeuron:
         return SpikingNeuron(dynamics, Surrogate(surrogate, width), learn=learn)
 
-    spec = ModelSpec(
-        domain, tuple(input_shape), classes, steps, encoder, readout, find_encoder(encoder).stochastic, max_count
-    )
+    spec = ModelSpec(domain, tuple(input_shape), classes, steps, encoder, readout, find_encoder(encoder).stochastic, max_count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":

@@ -269,7 +269,9 @@ def _shown(clean: pa.Table, data: Dataset) -> Any:
     return np.flatnonzero(correct)[:PICTURES]
 
 
-def _pictures(data: Dataset, clean: pa.Table, arrays: dict[str, Any], kept: dict[int, tuple[Tensor, Tensor]]) -> dict[str, Any] | None:
+def _pictures(
+    data: Dataset, clean: pa.Table, arrays: dict[str, Any], kept: dict[int, tuple[Tensor, Tensor]]
+) -> dict[str, Any] | None:
     rows = sorted(kept)
     if not rows:
         return None

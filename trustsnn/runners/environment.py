@@ -12,7 +12,18 @@ import torch
 
 import trustsnn
 
-_PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "scikit-learn", "safetensors", "torchattacks", "snntorch", "spikingjelly", "norse")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "scikit-learn",
+    "safetensors",
+    "torchattacks",
+    "snntorch",
+    "spikingjelly",
+    "norse",
+)
 
 
 def environment() -> dict[str, Any]:

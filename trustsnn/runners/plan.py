@@ -75,7 +75,9 @@ def _attack(model: nn.Module, item: AttackSettings, norm: str, eps: float, confi
     known = {field.name for field in dataclasses.fields(kind)} - {"norm", "eps", "estimator", "seed"}
     unknown = settings.keys() - known
     if unknown:
-        raise ConfigError(f"The attack {item.attack!r} has no setting {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}.")
+        raise ConfigError(
+            f"The attack {item.attack!r} has no setting {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}."
+        )
     try:
         attack: Attack = kind(norm=norm, eps=eps, estimator=estimator, seed=config.seed, **settings)
     except TypeError as error:

@@ -45,7 +45,10 @@ PROFILES = {
             Item("fgsm", {}),
             Item("pgd", {"steps": 40, "restarts": 2}),
             Item("pgd", {"steps": 40, "loss": "margin"}),
-            *(Item("pgd", {"steps": 20}, s) for s in (("triangular", 2.0), ("rectangular", 1.0), ("atan", 0.5), ("exponential", 1.0))),
+            *(
+                Item("pgd", {"steps": 20}, s)
+                for s in (("triangular", 2.0), ("rectangular", 1.0), ("atan", 0.5), ("exponential", 1.0))
+            ),
         ),
         10,
     ),

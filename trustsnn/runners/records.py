@@ -95,7 +95,9 @@ class RunFolder:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(f"Another process is writing the run in {self.path}. Wait for it, or choose another --out.") from error
+                raise RunError(
+                    f"Another process is writing the run in {self.path}. Wait for it, or choose another --out."
+                ) from error
             yield
         finally:
             os.close(descriptor)
@@ -117,7 +119,9 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read as a run of trustsnn: {error}. Choose another --out.") from error
         if identity != self.head["identity"]:
-            parts = [p for p in ("config", "model", "data", "environment") if theirs.get(p) != json.loads(json.dumps(self.head[p]))]
+            parts = [
+                p for p in ("config", "model", "data", "environment") if theirs.get(p) != json.loads(json.dumps(self.head[p]))
+            ]
             raise RunError(
                 f"{self.path} holds another run ({', '.join(parts) or 'its cells'} differ). Its results are left as they are. Choose "
                 "another --out, or run the command that started it."
@@ -155,7 +159,9 @@ class RunFolder:
             buffer = io.BytesIO()
             np.savez(buffer, allow_pickle=False, **dict(pictures))
             write_atomically(folder / f"{key}.npz", lambda path: path.write_bytes(buffer.getvalue()))
-        append_line(self.path / "timings.jsonl", canonical_json({"key": key, "seconds": round(seconds, 3), "at": round(time.time())}))
+        append_line(
+            self.path / "timings.jsonl", canonical_json({"key": key, "seconds": round(seconds, 3), "at": round(time.time())})
+        )
         append_line(self.path / "cells.jsonl", canonical_json(record))
         self.records[key] = record
 

@@ -50,9 +50,7 @@ def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
     return found.eval()
 
 
-def resolve_data(
-    data: Any, spec: ModelSpec, *, split: str = "test", root: Path | None = None, download: bool = False
-) -> Dataset:
+def resolve_data(data: Any, spec: ModelSpec, *, split: str = "test", root: Path | None = None, download: bool = False) -> Dataset:
     """A data set from a Dataset, a name or path, a pair (x, y) of arrays or tensors, or a DataLoader of such pairs."""
     if isinstance(data, Dataset):
         return data

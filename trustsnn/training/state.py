@@ -37,13 +37,14 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         for key, value in values.items():
             if value is not None:
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
-    metadata = {"epoch": str(state.epoch), "log": canonical_json(state.log), "identity": canonical_json(state.identity)}
-    metadata["sha256"] = _digest(metadata, tensors)
-    write_atomically(folder / _FILE, lambda path: safetensors.torch.save_file(tensors, path, metadata))
+    told = {"epoch": state.epoch, "log": state.log, "identity": state.identity}
+    # one key: safetensors writes several in any order, and equal runs are to give equal bytes
+    content = safetensors.torch.save(tensors, {"state": canonical_json({**told, "sha256": _digest(told, tensors)})})
+    write_atomically(folder / _FILE, lambda path: path.write_bytes(content))
 
 
-def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(canonical_json(metadata).encode())
+def _digest(told: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(canonical_json(told).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -64,13 +65,12 @@ def load_state(
         return None
     try:
         with safetensors.safe_open(path, "pt") as stream:
-            metadata = stream.metadata() or {}
+            told = json.loads((stream.metadata() or {})["state"])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        if metadata.pop("sha256", None) != _digest(metadata, tensors):
+        if told.pop("sha256") != _digest(told, tensors):
             raise ValueError("its content does not match its SHA-256")
-        epoch, log = int(metadata["epoch"]), json.loads(metadata["log"])
-        theirs = json.loads(metadata["identity"])
-    except (SafetensorError, KeyError, ValueError) as error:
+        epoch, log, theirs = told["epoch"], told["log"], told["identity"]
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UnsafeArtifactError(f"{path} is not a whole training state: {error}. Delete {folder} to start again.") from error
     if theirs != json.loads(canonical_json(identity)):
         differing = sorted(key for key in identity if theirs.get(key) != json.loads(canonical_json(identity))[key])

@@ -1,0 +1,53 @@
+"""Small trained models that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def data_root() -> Path | None:
+    """Where real data lies, if anywhere: TRUSTSNN_DATA, or shared/data beside the checkout."""
+    for place in (os.environ.get("TRUSTSNN_DATA"), ROOT.parent / "shared" / "data"):
+        if place and Path(place).is_dir():
+            return Path(place)
+    return None
+
+
+@pytest.fixture(scope="session")
+def digits_train():
+    from trustsnn.data import load
+
+    return load("digits", "train")
+
+
+@pytest.fixture(scope="session")
+def digits_test():
+    from trustsnn.data import load
+
+    return load("digits", "test")
+
+
+def _trained(data, encoder: str):
+    from trustsnn.models import build
+    from trustsnn.training import TrainConfig, train
+
+    model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.5, encoder=encoder)
+    train(model, data, TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3))
+    return model
+
+
+@pytest.fixture(scope="session")
+def digits_model(digits_train):
+    """A convolutional network with direct coding, about 98 % on digits. Do not change it."""
+    return _trained(digits_train, "direct")
+
+
+@pytest.fixture(scope="session")
+def poisson_model(digits_train):
+    """The same with Poisson coding: stochastic. Do not change it."""
+    return _trained(digits_train, "poisson")

@@ -1,0 +1,237 @@
+"""Bundled networks, their encoders, the contract, and any module behind it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import trustsnn
+from trustsnn.blocks import frozen, observe, predict
+from trustsnn.encoders import ENCODERS, encoder
+from trustsnn.errors import ConfigError, ModelContractError
+from trustsnn.models import MODELS, build, check_contract, rebuild
+from trustsnn.neurons import SpikingNeuron, Surrogate, reference_forward
+from trustsnn.rng import Draws, stream
+
+IDS = ("a", "b", "c")
+DRAWS = Draws(0, "test", IDS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("domain", "shape"), [("image", (1, 8, 8)), ("image", (3, 32, 32)), ("events-binary", (4, 2, 12, 12))])
+def test_bundled_models_keep_their_shapes(name, domain, shape):
+    model = build(name, input_shape=shape, classes=5, domain=domain, channels=0.25).eval()
+    x = torch.rand(3, *shape).round() if domain != "image" else torch.rand(3, *shape)
+    logits, trace = model(x), model.unroll(x)
+    assert logits.shape == (3, 5)
+    assert trace.logits.shape == trace.membrane.shape == (4, 3, 5)
+    torch.testing.assert_close(trace.logits.mean(0), logits)
+    torch.testing.assert_close(trace.membrane[-1] / 4, logits)
+    neurons = [m for m in model.modules() if isinstance(m, SpikingNeuron)]
+    assert len(trace.spike_counts) == len(neurons)
+    assert all(c.shape[0] == 3 and c.max() <= 4 and c.min() >= 0 for c in trace.spike_counts.values())
+    assert check_contract(model, x, 5) == []
+
+
+def test_network_equals_a_plain_loop_over_time():
+    """The folded network with its first layers computed once, against layer by layer on every step with the reference."""
+    torch.manual_seed(0)
+    model = build("conv", input_shape=(1, 8, 8), classes=3, channels=0.25, steps=5, readout="spike-count").double()
+    model.train()
+    model(torch.rand(64, 1, 8, 8, dtype=torch.float64))  # batch statistics, so that neurons fire
+    model.eval()
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64).requires_grad_()
+    h = x.unsqueeze(0).expand(5, *x.shape)
+    spikes = []
+    for layer in model.layers:
+        if isinstance(layer, SpikingNeuron):
+            h, _ = reference_forward(h, layer.leak, layer.threshold, layer.dynamics, Surrogate())
+            spikes.append(h)
+        else:
+            h = torch.stack([layer(step) for step in h])
+    expected, got = h.mean(0), model(x)
+    assert spikes[0].mean() > 0.02
+    torch.testing.assert_close(got, expected)
+    weight = torch.randn_like(got)
+    for mine, theirs in zip(*(torch.autograd.grad((out * weight).sum(), x) for out in (got, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_build_is_deterministic_and_rebuilds():
+    one, two = (build("conv", input_shape=(1, 8, 8), classes=10, seed=3) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    again = rebuild(one.architecture)
+    assert again.spec == one.spec
+    other = build("conv", input_shape=(1, 8, 8), classes=10, seed=4)
+    assert not torch.equal(next(other.parameters()), next(one.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "vgg13"}, "Known: mlp"),
+        ({"encoder": "morse"}, "Known: direct"),
+        ({"encoder": "frames"}, "does not fit"),
+        ({"input_shape": (8, 8)}, "3 sizes"),
+        ({"classes": 1}, "at least 2"),
+        ({"steps": 0}, "at least 1 time step"),
+        ({"readout": "softmax"}, "Known: membrane"),
+        ({"norm": "layer"}, "'batch' or 'none'"),
+        ({"max_count": 3}, "events-count"),
+    ],
+)
+def test_bad_architectures_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build(**{"name": "conv", "input_shape": (1, 8, 8), "classes": 10, **arguments})
+
+
+def test_wrong_input_shape_is_named():
+    with pytest.raises(ModelContractError, match=r"\[B, 1, 8, 8\], got \[2, 3, 8, 8\]"):
+        build("conv", input_shape=(1, 8, 8), classes=10)(torch.rand(2, 3, 8, 8))
+
+
+def test_a_stochastic_model_draws_only_from_its_generator():
+    model = build("mlp", input_shape=(1, 8, 8), classes=3, encoder="poisson", norm="none").eval()
+    x = torch.rand(3, 1, 8, 8)
+    with pytest.raises(ModelContractError, match="explicit generator"):
+        model(x)
+    state = torch.get_rng_state()
+    one = model(x, DRAWS)
+    assert torch.equal(model(x, DRAWS), one)
+    assert not torch.equal(model(x, DRAWS.child("other")), one)
+    assert torch.equal(model(x[[2, 0]], DRAWS.select([2, 0])), one[[2, 0]]) or torch.allclose(
+        model(x[[2, 0]], DRAWS.select([2, 0])), one[[2, 0]], atol=1e-5
+    )
+    seeded = [model(x, torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert torch.equal(*seeded)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_poisson_rate_is_the_pixel():
+    x = torch.tensor([0.0, 0.25, 0.9, 1.0]).expand(3, 4)
+    spikes = encoder("poisson").encode(x, 4000, DRAWS)
+    assert set(spikes.unique().tolist()) <= {0.0, 1.0}
+    torch.testing.assert_close(spikes.mean((0, 1)), x[0], atol=0.02, rtol=0)
+
+
+def test_latency_by_hand():
+    x = torch.tensor([[1.0, 0.75, 0.5, 0.0]])
+    spikes = encoder("latency").encode(x, 5, None)
+    assert spikes.argmax(0).tolist() == [[0, 1, 2, 4]]
+    assert spikes.sum(0).tolist() == [[1, 1, 1, 1]]
+
+
+def test_rank_order_by_hand():
+    x = torch.tensor([[0.1, 0.9, 0.5, 0.5]])
+    spikes = encoder("rank-order").encode(x, 4, None)
+    assert spikes.argmax(0).tolist() == [[3, 0, 1, 2]]
+    assert encoder("rank-order").encode(x, 2, None).argmax(0).tolist() == [[1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("name", ["latency", "rank-order"])
+def test_one_spike_codes_have_the_gradient_of_moving_the_spike(name):
+    """A loss that falls by 1 a step later: raising a pixel moves its spike forward by slope, so the gradient is slope."""
+    steps = 6
+    x = torch.tensor([[0.42, 0.58, 0.3, 0.7, 0.51]]).requires_grad_()
+    spikes = encoder(name).encode(x, steps, None)
+    loss = (spikes * -torch.arange(steps, dtype=torch.float32).view(-1, 1, 1)).sum()
+    (gradient,) = torch.autograd.grad(loss, x)
+    slope = steps - 1 if name == "latency" else steps
+    torch.testing.assert_close(gradient, torch.full_like(x, float(slope)))
+
+
+def test_every_encoder_lets_a_gradient_through():
+    for name, code in ENCODERS.items():
+        x = torch.rand(3, 4, 2, 5, 5) if name == "frames" else torch.rand(3, 1, 5, 5)
+        leaf = x.requires_grad_()
+        spikes = code.encode(leaf, 4, DRAWS)
+        weight = torch.arange(spikes.numel(), dtype=torch.float32).view(spikes.shape)
+        (gradient,) = torch.autograd.grad((spikes * weight).sum(), leaf)
+        assert gradient.abs().sum() > 0, name
+
+
+def test_draws_depend_on_seed_task_and_id_alone():
+    draws = Draws(1, "t", ("x", "y", "z"))
+    values = draws.uniform((4,))
+    assert torch.equal(draws.select([2, 0]).uniform((4,)), values[[2, 0]])
+    assert torch.equal(draws.padded(5).uniform((4,))[:3], values)
+    assert not torch.equal(Draws(2, "t", draws.ids).uniform((4,)), values)
+    assert not torch.equal(draws.child("u").uniform((4,)), values)
+    # gold: the first draws of one stream, so that a change of the generator is seen
+    assert stream(0, "gold", "id").integers(0, 1000, 3).tolist() == [946, 461, 951]
+
+
+class Leaky(nn.Module):
+    """Keeps a membrane between forwards, as a framework's module does that nobody resets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.membrane = torch.zeros(())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.membrane = 0.9 * self.membrane + self.linear(x).detach().mean()
+        return self.linear(x) + self.membrane
+
+
+class Crowd(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] - x[:, :3].mean(0)
+
+
+class Places(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] + torch.arange(len(x))[:, None]
+
+
+class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] + torch.rand(len(x), 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [(Leaky(), "contract-repeat"), (Crowd(), "contract-split"), (Places(), "contract-order"), (Noise(), "contract-repeat")],
+)
+def test_broken_contracts_are_named(module, found):
+    model = trustsnn.wrap(module, time_steps=1, classes=3)
+    assert found in [finding["type"] for finding in check_contract(model, torch.rand(8, 4), 3)]
+
+
+def test_a_reset_mends_a_leaking_module():
+    model = trustsnn.wrap(Leaky(), time_steps=1, classes=3, reset=lambda m: setattr(m, "membrane", torch.zeros(())))
+    findings = {finding["type"] for finding in check_contract(model, torch.rand(8, 4), 3)}
+    assert "contract-repeat" not in findings
+
+
+def test_wrapped_modules():
+    class Steps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3].expand(2, -1, -1) * torch.tensor([1.0, 3.0]).view(2, 1, 1)
+
+    x = torch.rand(4, 6)
+    model = trustsnn.wrap(Steps(), time_steps=2, classes=3)
+    torch.testing.assert_close(model(x), 2 * x[:, :3])
+    with pytest.raises(ModelContractError, match=r"\[5, B, K\]"):
+        trustsnn.wrap(Steps(), time_steps=5, classes=3)(x)
+    with pytest.raises(ConfigError, match="Linear"):
+        trustsnn.wrap(Steps(), time_steps=2)
+    with pytest.raises(ConfigError, match=r"torch\.nn\.Module"):
+        trustsnn.wrap(lambda x: x, time_steps=2)
+    with pytest.raises(ModelContractError, match="logits"):
+        check_contract(trustsnn.wrap(Steps(), time_steps=2, classes=7), x, 7)
+
+
+def test_blocks_give_the_same_bits_in_any_company(digits_model, digits_test):
+    x = torch.from_numpy(digits_test.batch(range(100))[0])
+    with frozen(digits_model):
+        whole = predict(digits_model, x)
+        seen = observe(digits_model, x)
+        for size in (1, 7, 64):
+            assert torch.equal(torch.cat([predict(digits_model, x[i : i + size]) for i in range(0, 100, size)]), whole)
+    assert torch.equal(seen.logits, whole)
+    trace = digits_model.unroll(x)
+    for name, (fired, places) in seen.spikes.items():
+        assert places == trace.spike_counts[name].numel() * 4
+        assert abs(fired - float(trace.spike_counts[name].sum())) <= 2  # another batch shape may flip a spike
