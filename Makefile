@@ -42,7 +42,7 @@ clean:
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) setuptools wheel
+	$(INSTALL) --upgrade 'setuptools>=77' wheel
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements.lock $(SOURCES)
 	$(INSTALL) $(EDITABLE) .

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -60,6 +60,10 @@ class Attack(ABC):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ConfigError(f"Expected eps of at least 0 (the radius of the perturbation, in input units), got {self.eps}.")
+        for setting in fields(self):
+            value, kind = getattr(self, setting.name), setting.type
+            if kind in ("int", "bool") and type(value).__name__ != kind:
+                raise ConfigError(f"Expected {setting.name} of {self.name} as {kind}, got {value!r}.")
         if self.eot < 1:
             raise ConfigError(f"Expected eot of at least 1, got {self.eot}.")
         check_norm(self.norm)
@@ -73,11 +77,12 @@ class Attack(ABC):
     def run(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> AttackResult:
         """As the call, with what was seen of the gradients."""
         _check_batch(model, x, y)
-        draws = Draws(self.seed, self.name, tuple(ids) if ids is not None else _content_ids(x))
+        draws = Draws(self.seed, self.name, tuple(map(str, ids)) if ids is not None else _content_ids(x))
         if len(draws.ids) != len(x):
             raise ConfigError(f"Expected {len(x)} ids, one a sample, got {len(draws.ids)}.")
-        with frozen(model), self.estimator.applied(model) if self.estimator is not None else nullcontext():
-            return self._run(model, x.detach(), y, draws)
+        estimator = self.estimator.applied(model) if self.estimator is not None else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), estimator:
+            return self._run(model, x.detach().clone(), y.clone(), draws)
 
     @abstractmethod
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> AttackResult: ...
@@ -125,6 +130,11 @@ def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
         raise ConfigError(
             f"This attack moves pixels continuously and would leave the domain {domain!r}. It is for models of the domain 'image'."
         )
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise DataError(f"Expected {name} as a torch tensor, got {type(value).__name__}. Convert it with torch.as_tensor.")
+    if not x.is_floating_point() or y.dtype != torch.int64:
+        raise DataError(f"Expected floating-point x and int64 y, got {x.dtype} and {y.dtype}. Convert with .float() and .long().")
     if len(x) != len(y) or len(x) == 0:
         raise DataError(f"Expected as many labels as samples and at least one, got {len(x)} samples and {len(y)} labels.")
     if not torch.isfinite(x).all():

@@ -32,8 +32,9 @@ def ascend(gradient: Tensor, step: float, norm: str) -> Tensor:
     """The step of length `step` that raises the loss the most to first order: step * sign(g), or step * g / |g|_2."""
     if norm == "linf":
         return step * gradient.sign()
-    length = gradient.flatten(1).norm(dim=1)
-    return gradient * _per_sample(torch.where(length > 0, step / length.clamp_min(1e-30), 0.0), gradient)
+    largest = gradient.flatten(1).abs().amax(1)  # squares of tiny gradients would underflow, so they are scaled first
+    unit = gradient / _per_sample(torch.where(largest > 0, largest, 1.0), gradient)
+    return step * unit / _per_sample(unit.flatten(1).norm(dim=1).clamp_min(1e-30), gradient)
 
 
 def project(adversarial: Tensor, x: Tensor, eps: float, norm: str) -> Tensor:

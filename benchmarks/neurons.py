@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from trustsnn.allocator import keep_freed_memory
 from trustsnn.neurons import STBP, Dynamics, Surrogate, fire, reference_forward
+from trustsnn.process import keep_freed_memory
 
 SHAPES = {"T4 x 32x32x16x16": (4, 32, 32, 16, 16), "T16 x 64x1024": (16, 64, 1024)}
 ROUNDS = 15

@@ -17,11 +17,11 @@ __all__ = ["FORMATS", "load_samples", "summarise", "write"]
 FORMATS = {"html": "report.html", "json": "report.json", "csv": "samples.csv", "junit": "junit.xml", "md": "card.md"}
 
 
-def write(run: Path, formats: Sequence[str] = tuple(FORMATS)) -> dict[str, Path]:
+def write(run: Path, formats: Sequence[str] = tuple(FORMATS), gates: Sequence[str] | None = None) -> dict[str, Path]:
     """Write views of the run folder `run` into it and return their paths by format.
 
     `formats` are among `html`, `json`, `csv`, `junit`, `md`. Equal run folders give equal bytes. Each file is replaced
-    whole or not at all.
+    whole or not at all. `gates`, where given, are held instead of the run's own; run.json stays as it is.
 
     Raises:
         ConfigError: an unknown format, or a gate on what was not planned.
@@ -33,10 +33,10 @@ def write(run: Path, formats: Sequence[str] = tuple(FORMATS)) -> dict[str, Path]
 
     from trustsnn.files import write_text
     from trustsnn.reports import views
-    from trustsnn.reports.record import read
+    from trustsnn.reports.record import read, with_gates
     from trustsnn.reports.summary import summarise_record
 
-    record = read(Path(run))
+    record = with_gates(read(Path(run)), gates)
     summary = summarise_record(record)
     texts = {name: views.RENDER[name](record, summary) for name in dict.fromkeys(formats)}
     paths = {name: record.folder / FORMATS[name] for name in texts}

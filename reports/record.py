@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def read(run: Path) -> Record:
     for number, line in _raw_lines(run / "cells.jsonl"):
         lines[_checked(run, number, line, plan)] = line
     return Record(run, head, plan, {key: _sound(lines[key]) for key in plan if key in lines})
+
+
+def with_gates(record: Record, gates: Sequence[str] | None) -> Record:
+    """The record with other gates than the run's own; itself for None."""
+    return record if gates is None else replace(record, head={**record.head, "gates": list(gates)})
 
 
 def is_clean(cell: Json) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports import gates as gating
-from trustsnn.reports.record import Json, Record, is_clean, read
+from trustsnn.reports.record import Json, Record, is_clean, read, with_gates
 from trustsnn.reports.samples import outcomes
 from trustsnn.reports.verdict import decide, sentence
 
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
 FORMAT = "trustsnn-report/1"
 
 
-def summarise(run: Path) -> Json:
+def summarise(run: Path, gates: Sequence[str] | None = None) -> Json:
     """The content of report.json (docs/run-format.md) for the run folder `run`.
 
     A sample is robust at (norm, eps) when the clean cell and every cell of that norm with an eps not above it classify it
-    correctly. A figure that nothing was measured for has the value None, never a number.
+    correctly. A figure that nothing was measured for has the value None, never a number. `gates`, where given, are held instead of the run's own.
 
     Raises:
         RunError: the folder is no run folder, or is damaged.
         ConfigError: a gate asks for what was not planned.
     """
-    return summarise_record(read(run))
+    return summarise_record(with_gates(read(run), gates))
 
 
 def summarise_record(record: Record) -> Json:

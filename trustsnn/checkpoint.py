@@ -16,18 +16,24 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from trustsnn.canonical import canonical_json, sha256_of
-from trustsnn.errors import ConfigError, UnsafeArtifactError
+from trustsnn.errors import ConfigError, ModelContractError, UnsafeArtifactError
 from trustsnn.files import write_atomically, write_text
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.zoo import rebuild
+from trustsnn.neurons import SpikingNeuron
 
 FORMAT = "trustsnn-checkpoint/1"
 _WEIGHTS, _CONFIG, _MANIFEST = "model.safetensors", "config.json", "manifest.json"
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
 
-def model_hash(model: nn.Module) -> str:
-    """SHA-256 over a model's spec, architecture (or class) and every tensor of its state: name, dtype, shape, bytes."""
+def model_hash(model: nn.Module, probe: Tensor | None = None) -> str:
+    """SHA-256 over a model's spec, architecture (of a foreign module: class and repr), every neuron's dynamics and estimator,
+    and every tensor of its state: name, dtype, shape, bytes.
+
+    A foreign module may hold more than its tensors say (a plain attribute, other code): its logits on the batch `probe`
+    [B, ...] go in too, if they are the same twice.
+    """
     spec = getattr(model, "spec", None)
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -36,7 +42,32 @@ def model_hash(model: nn.Module) -> str:
         tensors[name] = [str(value.dtype), list(value.shape), digest.hexdigest()]
     inner = getattr(model, "module", model)
     identity = getattr(model, "architecture", f"{type(inner).__module__}.{type(inner).__qualname__}")
-    return sha256_of({"spec": spec.to_dict() if spec else None, "architecture": identity, "tensors": tensors})
+    neurons = {
+        name: [module.dynamics.to_dict(), module.estimator.describe()]
+        for name, module in model.named_modules()
+        if isinstance(module, SpikingNeuron)
+    }
+    foreign = None if isinstance(model, SpikingNetwork) else [repr(inner), _logits_digest(model, probe)]
+    return sha256_of(
+        {
+            "spec": spec.to_dict() if spec else None,
+            "architecture": identity,
+            "tensors": tensors,
+            "neurons": neurons,
+            "foreign": foreign,
+        }
+    )
+
+
+def _logits_digest(model: nn.Module, probe: Tensor | None) -> str | None:
+    if probe is None:
+        return None
+    try:
+        with torch.no_grad():
+            one, two = (model(probe).cpu().contiguous().numpy().tobytes() for _ in range(2))
+    except (RuntimeError, TypeError, ValueError, AttributeError, ModelContractError):
+        return None  # the contract check names it
+    return hashlib.sha256(one).hexdigest() if one == two else None
 
 
 def save(model: SpikingNetwork, folder: Path | str, *, training: dict[str, Any] | None = None) -> Path:
@@ -68,12 +99,21 @@ def load(folder: Path | str) -> SpikingNetwork:
     folder = Path(folder)
     _refuse_pickles(folder)
     config_text, weights = _read_verified(folder)
+    if _is_pickle(weights):
+        raise UnsafeArtifactError(_pickle_message(folder / _WEIGHTS))
     try:
         config = json.loads(config_text)
         if config["format"] != FORMAT:
             raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / _CONFIG}, got {config['format']!r}.")
+        with torch.device("meta"):
+            shape = rebuild(config["architecture"])
+        size = sum(tensor.numel() * tensor.element_size() for tensor in shape.state_dict().values())
+        if size > len(weights) or shape.spec.to_dict() != config["spec"]:
+            raise ConfigError("its architecture does not fit its spec and its weights")
         model = rebuild(config["architecture"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except UnsafeArtifactError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError, ConfigError) as error:
         raise UnsafeArtifactError(f"{folder / _CONFIG} does not describe a model of this version: {error}") from error
     load_tensors(model, weights, folder / _WEIGHTS)
     return model.eval()
@@ -85,7 +125,7 @@ def load_tensors(model: nn.Module, content: bytes, path: Path) -> None:
     Raises:
         UnsafeArtifactError: the bytes are no safetensors, or a tensor is missing, extra, or of another shape or dtype.
     """
-    if content[:1] in _PICKLE_STARTS or content[:4] in _PICKLE_STARTS:
+    if _is_pickle(content):
         raise UnsafeArtifactError(_pickle_message(path))
     try:
         tensors = safetensors.torch.load(content)
@@ -113,6 +153,10 @@ def _manifest_text(files: dict[str, str]) -> str:
     return canonical_json({**body, "sha256": sha256_of(body)}) + "\n"
 
 
+def _is_pickle(content: bytes) -> bool:
+    return content.startswith(_PICKLE_STARTS)
+
+
 def _pickle_message(path: Path) -> str:
     return (
         f"{path} is a pickle, which can run code when it is read; trustsnn never opens one. Convert it where you trust it, "
@@ -124,7 +168,7 @@ def _refuse_pickles(path: Path) -> None:
     if path.is_file():
         with open(path, "rb") as stream:
             start = stream.read(4)
-        if start[:1] in _PICKLE_STARTS or start in _PICKLE_STARTS:
+        if _is_pickle(start):
             raise UnsafeArtifactError(_pickle_message(path))
         raise ConfigError(f"Expected a checkpoint folder, got the file {path}.")
     if not path.is_dir():

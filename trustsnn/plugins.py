@@ -25,11 +25,14 @@ def load_object(target: str) -> Any:
     if not module or not name:
         raise ConfigError(f"Expected package.module:name, got {target!r}.")
     try:
-        return getattr(import_module(module), name)
+        found = import_module(module)
+        return getattr(found, name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"Could not import {module!r} for {target!r}: {error}. Is it installed, or on PYTHONPATH?") from error
     except AttributeError as error:
         raise ConfigError(f"The module {module!r} has no {name!r}.") from error
+    except Exception as error:
+        raise ConfigError(f"Importing {module!r} for {target!r} failed with {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

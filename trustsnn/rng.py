@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_PADDING = "\0padding"
+
+
 def stream(seed: int, task: str, sample_id: str = "") -> np.random.Generator:
     """The Philox generator of one (seed, task, sample id)."""
     digest = hashlib.sha256(f"{seed}\x1f{task}\x1f{sample_id}".encode()).digest()
@@ -40,8 +43,8 @@ class Draws:
         return replace(self, ids=tuple(self.ids[i] for i in indices))
 
     def padded(self, size: int) -> Draws:
-        """The same with empty ids up to `size`: rows of padding, for which nothing is drawn (zeros)."""
-        return replace(self, ids=self.ids + ("",) * (size - len(self.ids)))
+        """The same padded to `size` rows, for which nothing is drawn (zeros)."""
+        return replace(self, ids=self.ids + (_PADDING,) * (size - len(self.ids)))
 
     def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Uniform draws in [0, 1), float32, shape [B, *shape]."""
@@ -56,6 +59,6 @@ class Draws:
 
         values = np.zeros((len(self.ids), *shape), dtype=np.float32)
         for row, sample_id in enumerate(self.ids):
-            if sample_id:
+            if sample_id != _PADDING:
                 values[row] = draw(stream(self.seed, self.task, sample_id))
         return torch.from_numpy(values)

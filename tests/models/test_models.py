@@ -39,7 +39,8 @@ def test_network_equals_a_plain_loop_over_time():
     torch.manual_seed(0)
     model = build("conv", input_shape=(1, 8, 8), classes=3, channels=0.25, steps=5, readout="spike-count").double()
     model.train()
-    model(torch.rand(64, 1, 8, 8, dtype=torch.float64))  # batch statistics, so that neurons fire
+    for _ in range(30):
+        model(torch.rand(64, 1, 8, 8, dtype=torch.float64))  # batch statistics, so that neurons fire
     model.eval()
     x = torch.rand(3, 1, 8, 8, dtype=torch.float64).requires_grad_()
     h = x.unsqueeze(0).expand(5, *x.shape)
@@ -92,7 +93,7 @@ def test_wrong_input_shape_is_named():
 
 
 def test_a_stochastic_model_draws_only_from_its_generator():
-    model = build("mlp", input_shape=(1, 8, 8), classes=3, encoder="poisson", norm="none").eval()
+    model = build("mlp", input_shape=(1, 8, 8), classes=3, encoder="poisson", norm="none", threshold=0.1).eval()
     x = torch.rand(3, 1, 8, 8)
     with pytest.raises(ModelContractError, match="explicit generator"):
         model(x)
@@ -159,7 +160,7 @@ def test_draws_depend_on_seed_task_and_id_alone():
     assert not torch.equal(Draws(2, "t", draws.ids).uniform((4,)), values)
     assert not torch.equal(draws.child("u").uniform((4,)), values)
     # gold: the first draws of one stream, so that a change of the generator is seen
-    assert stream(0, "gold", "id").integers(0, 1000, 3).tolist() == [946, 461, 951]
+    assert stream(0, "gold", "id").integers(0, 1000, 3).tolist() == [891, 784, 545]
 
 
 class Leaky(nn.Module):

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from trustsnn.errors import ConfigError
-
 
 def audit(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable of your own.")],
@@ -58,17 +56,14 @@ def audit(
         settings["samples"] = samples or None
     make_config(settings, str(config) if config is not None else "the options")
 
-    from trustsnn.allocator import keep_freed_memory
+    from trustsnn.process import keep_freed_memory, sleep_while_waiting
 
     keep_freed_memory()
-    import torch
-
+    sleep_while_waiting()
     from trustsnn.runners.audit import audit as run_audit
+    from trustsnn.runners.environment import set_threads
 
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"Expected at least 1 thread, got {threads}.")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     run = run_audit(
         model, data, out=out, weights=weights, split=split, data_root=data_root, download=download, quiet=quiet,
         command=_command(model, data, split, config, given, samples, weights), **settings,

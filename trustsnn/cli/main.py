@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -45,30 +47,13 @@ def report_command(
     """Write the views of a run again and return its verdict as the exit code."""
     from trustsnn import reports
 
-    if gate:
-        _regate(run, gate)
-    paths = reports.write(run, tuple(formats) if formats else tuple(reports.FORMATS))
+    gates = tuple(gate) if gate else None
+    paths = reports.write(run, tuple(formats) if formats else tuple(reports.FORMATS), gates)
     for path in paths.values():
         typer.echo(path)
-    summary = reports.summarise(run)
+    summary = reports.summarise(run, gates)
     typer.echo(f"{summary['verdict']}: {summary['sentence']}")
     raise typer.Exit(summary["exit_code"])
-
-
-def _regate(run: Path, texts: list[str]) -> None:
-    """Write other gates into run.json, once they are known to fit the plan."""
-    import json
-
-    from trustsnn.files import write_text
-    from trustsnn.reports import gates
-    from trustsnn.reports.record import read
-
-    record = read(run)
-    parsed = [gates.parse(text) for text in texts]
-    threats = [cell["threat"] for cell in record.plan.values() if cell["threat"]["norm"] is not None]
-    gates.check_planned(parsed, [(threat["norm"], threat["eps"]) for threat in threats])
-    head = {**record.head, "gates": [each.text for each in parsed]}
-    write_text(run / "run.json", json.dumps(head, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 @app.command("compare")
@@ -153,12 +138,34 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit with its code. An expected error is one message on standard error."""
+    """Run the command line and exit with its code. An error is one message on standard error, never a traceback, unless
+    TRUSTSNN_TRACEBACK is set. An unexpected error exits 3 (incomplete): 1 means a failed gate and nothing else."""
+    sys.path.append(str(Path.cwd()))  # package.module:callable of the folder that the user is in
     try:
-        app(args=arguments, prog_name="trustsnn")
+        code = app(args=arguments, prog_name="trustsnn", standalone_mode=False)
     except TrustSNNError as error:
-        typer.echo(f"error: {error}", err=True)
+        _leave(f"error: {error}", error.exit_code)
+    except click.ClickException as error:
+        error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Finished work is kept: run the same command again to go on.", err=True)
-        sys.exit(3)
+    except (KeyboardInterrupt, click.Abort):
+        code = _INTERRUPTED
+    except Exception as error:
+        if os.environ.get("TRUSTSNN_TRACEBACK"):
+            raise
+        _leave(
+            f"unexpected {type(error).__name__}: {error}\nThis is a fault of trustsnn or of the code that it was given. Set "
+            "TRUSTSNN_TRACEBACK=1 to see where. Finished work is kept.",
+            3,
+        )
+    if code == _INTERRUPTED:
+        _leave("Interrupted. Finished work is kept: run the same command again to go on.", 3)
+    sys.exit(code or 0)
+
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(code)

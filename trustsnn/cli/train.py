@@ -52,20 +52,23 @@ def bptt(
     quiet: QuietOption = False,
 ) -> None:
     """Backpropagation through time with a surrogate gradient. The same command goes on where a killed run stopped."""
-    from trustsnn.allocator import keep_freed_memory
     from trustsnn.data import load
+    from trustsnn.process import keep_freed_memory, sleep_while_waiting
 
     keep_freed_memory()
-    import torch
-
+    sleep_while_waiting()
     import trustsnn
+    from trustsnn.data.split import stratified
+    from trustsnn.errors import ConfigError
     from trustsnn.models import build
+    from trustsnn.runners.environment import set_threads
     from trustsnn.runners.progress import TrainingReporter
     from trustsnn.training import TrainConfig, accuracy, train
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     sets = {split: load(data, split, root=data_root, download=download, frames=steps) for split in ("train", "test")}
+    if sets["train"].split == sets["test"].split:  # one set for both: a fifth of it is held out
+        sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
     train_set = sets["train"]
     network = build(
         model, input_shape=train_set.sample_shape, classes=len(train_set.classes), steps=steps, domain=train_set.domain,
@@ -73,6 +76,8 @@ def bptt(
         reset=reset, detach_reset=detach_reset, surrogate=surrogate, width=width, learn=learn, seed=seed,
     )  # fmt: skip
     if epochs is None:
+        if batch_size < 1:
+            raise ConfigError(f"Expected a batch size of at least 2, got {batch_size}.")
         epochs = min(30, max(4, round(2000 / max(1, len(train_set) // batch_size))))
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay,

@@ -60,6 +60,10 @@ class Dataset:
         check_labels(labels, len(rows), len(self.classes), self.name)
         if len(self.ids) != len(rows):
             raise problem(f"data set {self.name!r}", f"{len(rows)} ids, one a sample", len(self.ids), "Pass one id a sample.")
+        if len(set(self.ids)) < len(self.ids) or "" in self.ids:
+            raise problem(
+                f"data set {self.name!r}", "ids that are unique and not empty", "an id twice or empty", "Pass one id a sample."
+            )
         if (self.domain == "events-count") != (self.max_count is not None):
             raise problem(
                 f"data set {self.name!r}",

@@ -23,13 +23,18 @@ def check_contract(model: nn.Module, x: Tensor, classes: int) -> list[dict[str, 
     """Findings on a model, each with type, message and evidence; an empty list where the contract holds.
 
     Runs the same batch twice, split in two and reversed, at equal batch shape (the rest is padded with zeros), so that
-    what differs is state or randomness and not the arithmetic of another shape. Run it on about 8 samples.
+    what differs is state or randomness and not the arithmetic of another shape. Run it on one block.
 
     Raises:
         ModelContractError: the model gives no finite logits of shape [B, classes], so that nothing can be evaluated.
     """
     ids = tuple(f"contract-{i}" for i in range(len(x)))
-    first = _logits(model, x, ids)
+    try:
+        first = _logits(model, x, ids)
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError) as error:
+        raise ModelContractError(
+            f"The model failed on {len(x)} clean samples of shape {list(x.shape[1:])}, {x.dtype}: {type(error).__name__}: {error}"
+        ) from error
     if first.shape != (len(x), classes):
         raise ModelContractError(
             f"Expected logits of shape [{len(x)}, {classes}] from forward, got {list(first.shape)}. Wrap a model that gives "
@@ -48,8 +53,11 @@ def check_contract(model: nn.Module, x: Tensor, classes: int) -> list[dict[str, 
     }
     findings = []
     for name, (batch, batch_ids, expected, what) in variants.items():
-        again = _logits(model, batch, batch_ids)[: len(expected)]
-        difference = float((again - expected).abs().max()) / scale
+        try:
+            again = _logits(model, batch, batch_ids)[: len(expected)]
+            difference = float((again - expected).abs().max()) / scale
+        except RuntimeError as error:
+            difference, what = float("nan"), f"a second forward fails ({error})"
         if not difference <= _TOLERANCE:
             findings.append(
                 {

@@ -11,7 +11,6 @@ from trustsnn.encoders import Generator, encoder
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
-from trustsnn.neurons.functional import fire
 
 READOUTS = {
     "membrane": "mean over time of the last layer's current: a membrane that never fires",
@@ -71,10 +70,7 @@ class SpikingNetwork(nn.Module):
             current = h.unflatten(0, (steps, batch))
             if steps < spec.steps:
                 current, steps = current.expand(spec.steps, *current.shape[1:]), spec.steps
-            last = name == str(len(self.layers) - 1)
-            if counts is not None and last:
-                _, membrane = fire(current.detach(), layer.leak, layer.threshold, layer.dynamics, layer.estimator)
-            spikes = layer(current)
+            spikes, membrane = layer.unroll(current)
             if counts is not None:
                 counts[f"layers.{name}"] = spikes.detach().sum(0)
             h = spikes.flatten(0, 1)

@@ -33,13 +33,18 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.domain not in get_args(Domain):
             raise ConfigError(f"Expected a domain of {get_args(Domain)}, got {self.domain!r}.")
+        for name in ("classes", "steps"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(f"Expected a whole number of {name}, got {getattr(self, name)!r}.")
         if self.classes < 2:
             raise ConfigError(f"Expected at least 2 classes, got {self.classes}.")
         if self.steps < 1:
             raise ConfigError(f"Expected at least 1 time step, got {self.steps}.")
         if (self.domain == "events-count") != (self.max_count is not None):
             raise ConfigError(f"max_count belongs to the domain 'events-count' and to no other; got {self.max_count}.")
-        object.__setattr__(self, "input_shape", tuple(int(n) for n in self.input_shape))
+        if not all(type(n) is int and n > 0 for n in self.input_shape):
+            raise ConfigError(f"Expected an input shape of positive whole numbers, got {tuple(self.input_shape)}.")
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,6 +106,10 @@ def build(
         raise ConfigError(f"Unknown model {name!r}. Known: {', '.join(MODELS)}.")
     if norm not in ("batch", "none"):
         raise ConfigError(f"Expected norm 'batch' or 'none', got {norm!r}.")
+    if not (math.isfinite(channels) and 0 < channels <= 64):
+        raise ConfigError(f"Expected channels, a factor, above 0 and up to 64, got {channels}.")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ConfigError(f"Expected a seed in 0..2^63-1, got {seed!r}.")
     encoder = encoder or ("direct" if domain == "image" else "frames")
     if (encoder == "frames") == (domain == "image"):
         raise ConfigError(f"The encoder {encoder!r} does not fit the domain {domain!r}: events take 'frames', images any other.")

@@ -19,6 +19,15 @@ from trustsnn.errors import ModelContractError
 from trustsnn.neurons.dynamics import Dynamics
 from trustsnn.neurons.surrogates import Surrogate
 
+_CACHE = 1 << 18  # elements a time step that the working set of a layer is cut to: measured best on a 1 MiB L2 cache
+
+
+def cache_sized(sequence: Tensor) -> Iterator[slice]:
+    """Slices of the batch of a sequence [T, B, ...], each small enough for all its time steps to stay in the cache."""
+    rows = max(1, _CACHE // max(1, sequence[0, 0].numel())) if sequence.shape[1] else 1
+    for start in range(0, sequence.shape[1], rows):
+        yield slice(start, min(start + rows, sequence.shape[1]))
+
 
 class LayerRecord(NamedTuple):
     """What a neuron layer did in one forward pass: all that an estimator may need."""
@@ -78,13 +87,23 @@ class STBP(GradientEstimator):
         return {"name": "stbp", "surrogate": self.surrogate.name, "width": self.surrogate.width}
 
     def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
+        gradient = torch.empty_like(spike_gradient)
+        to_leak = to_threshold = spike_gradient.new_zeros(())
+        for rows in cache_sized(record.membrane):
+            current = record.current[:, rows] if record.current is not None else None
+            part = record._replace(membrane=record.membrane[:, rows], current=current)
+            sums = self._backward(part, spike_gradient[:, rows], gradient[:, rows], parameters)
+            to_leak, to_threshold = to_leak + sums[0], to_threshold + sums[1]
+        return LayerGradients(gradient, to_leak if parameters else None, to_threshold if parameters else None)
+
+    def _backward(self, record: LayerRecord, spike_gradient: Tensor, gradient: Tensor, parameters: bool) -> tuple[Tensor, Tensor]:
+        """Fill `gradient` for some of the samples; their part of the gradients of leak and threshold."""
         dynamics = record.dynamics
         leak, threshold = float(record.leak), float(record.threshold)
         gain = 1 - leak if dynamics.gain == "leaky" else 1.0
         hard = dynamics.reset == "hard"
         compare = torch.gt if dynamics.comparator == ">" else torch.ge
         membranes = record.membrane.unbind(0)
-        gradient = torch.empty_like(spike_gradient)
         carried: Tensor | None = None  # dLoss/dv_t, v after the reset
         leak_sum = threshold_sum = spike_gradient.new_zeros(())
         for t in reversed(range(len(membranes))):
@@ -117,4 +136,4 @@ class STBP(GradientEstimator):
             leak_sum = leak_sum - (gradient * record.current).sum()
         if gain != 1:
             gradient *= gain
-        return LayerGradients(gradient, leak_sum if parameters else None, threshold_sum if parameters else None)
+        return leak_sum, threshold_sum

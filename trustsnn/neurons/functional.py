@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from trustsnn.neurons.dynamics import Dynamics
-from trustsnn.neurons.estimator import GradientEstimator, LayerRecord
+from trustsnn.neurons.estimator import GradientEstimator, LayerRecord, cache_sized
 
 
 class _Fire(torch.autograd.Function):
@@ -22,23 +23,28 @@ class _Fire(torch.autograd.Function):
         spikes = torch.empty_like(current)
         compare = torch.gt if dynamics.comparator == ">" else torch.ge
         initial = dynamics.initial * threshold_value
-        after = torch.full_like(current[0], initial) if initial else None
-        for x, u, s in zip(current.unbind(0), membrane.unbind(0), spikes.unbind(0), strict=True):
-            x = x if gain == 1 else x * gain
-            if after is None:
-                u.copy_(x)
-            else:
-                torch.add(x, after, alpha=leak_value, out=u)
-            compare(u, threshold_value, out=s)
-            hard = dynamics.reset == "hard"
-            after = torch.addcmul(u, u, s, value=-1) if hard else torch.sub(u, s, alpha=threshold_value)
-        keeps_current = estimator.needs_current or (ctx.needs_input_grad[1] and dynamics.gain == "leaky")
+        for rows in cache_sized(current):
+            after = torch.full_like(current[0, rows], initial) if initial else None
+            parts = (whole[:, rows].unbind(0) for whole in (current, membrane, spikes))
+            for x, u, s in zip(*parts, strict=True):
+                x = x if gain == 1 else x * gain
+                if after is None:
+                    u.copy_(x)
+                else:
+                    torch.add(x, after, alpha=leak_value, out=u)
+                compare(u, threshold_value, out=s)
+                hard = dynamics.reset == "hard"
+                after = torch.addcmul(u, u, s, value=-1) if hard else torch.sub(u, s, alpha=threshold_value)
+        keeps_current = estimator.needs_current or (
+            (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]) and dynamics.gain == "leaky"
+        )
         ctx.save_for_backward(membrane, leak, threshold, *([current] if keeps_current else []))
         ctx.dynamics, ctx.estimator = dynamics, estimator
         ctx.mark_non_differentiable(membrane)
         return spikes, membrane
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         membrane, leak, threshold, *current = ctx.saved_tensors
         record = LayerRecord(membrane, current[0] if current else None, leak, threshold, ctx.dynamics)

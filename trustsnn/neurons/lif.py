@@ -46,11 +46,14 @@ class SpikingNeuron(nn.Module):
         """Spikes of the layer, [T, B, ...] in {0, 1}."""
         if current.dim() < 2:
             raise ModelContractError(f"Expected a current of shape [T, B, ...], got {tuple(current.shape)}.")
+        return self.unroll(current)[0]
+
+    def unroll(self, current: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and the membrane before the spike, both [T, B, ...]."""
         leak, threshold = self.leak, self.threshold
         if isinstance(leak, nn.Parameter):
             leak, threshold = _held(leak, 0.0, 1.0), _held(threshold, 1e-3, float("inf"))
-        spikes, _ = fire(current, leak, threshold, self.dynamics, self.estimator)
-        return spikes
+        return fire(current, leak, threshold, self.dynamics, self.estimator)
 
     def extra_repr(self) -> str:
         d = self.dynamics

@@ -22,7 +22,7 @@ from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, one_s
 from trustsnn.blocks import BLOCK, frozen, is_stochastic, observe
 from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
-from trustsnn.errors import TrustSNNError
+from trustsnn.errors import RunError, TrustSNNError
 from trustsnn.models.contract import check_contract
 from trustsnn.models.spec import ModelSpec
 from trustsnn.reports import gates as gates_of
@@ -39,12 +39,13 @@ PICTURES = 8
 
 
 class RobustAccuracy(NamedTuple):
-    """Robust accuracy at one (norm, eps): the value with its 95 % interval, the count, and "ok" or "inconclusive"."""
+    """Robust accuracy at one (norm, eps): the value with its 95 % interval over `samples` samples, None where it could not
+    be measured, and "ok" or "inconclusive"."""
 
-    value: float
-    low: float
-    high: float
-    count: int
+    value: float | None
+    low: float | None
+    high: float | None
+    samples: int
     status: str
 
 
@@ -66,8 +67,10 @@ class Run:
         return int(self.summary["exit_code"])
 
     @property
-    def clean_accuracy(self) -> float:
-        return float(self.summary["clean_accuracy"]["value"])
+    def clean_accuracy(self) -> float | None:
+        """Correctly classified without an attack, or None where it could not be measured."""
+        value = self.summary["clean_accuracy"]["value"]
+        return None if value is None else float(value)
 
     @property
     def robust_accuracy(self) -> dict[tuple[str, float], RobustAccuracy]:
@@ -122,7 +125,7 @@ def audit(
     spec = fit(found, dataset)
     dataset = dataset.take(config.samples or len(dataset), config.seed)
     gates = [gates_of.parse(text) for text in config.gates]
-    subject = {"model": model_hash(found), "data": dataset.samples_sha256}
+    subject = {"model": model_hash(found, first_batch(dataset)), "data": dataset.samples_sha256}
     plan = make_plan(found, subject, config)
     gates_of.check_planned(gates, sorted({(p.attack.norm, p.attack.eps) for p in plan if p.attack is not None}))
     head = run_head(
@@ -148,13 +151,17 @@ def _run_cells(
         begun = time.perf_counter()
         try:
             record, table, pictures = _evaluate(run, plan, planned, model, data, config, reporter)
-        except TrustSNNError:
+        except RunError:
             raise
-        except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
-            message = f"The attack stopped with {type(error).__name__}: {error}"
+        except Exception as error:
+            if planned.attack is None and isinstance(error, TrustSNNError):
+                raise
+            message = f"This evaluation stopped with {type(error).__name__}: {error}"
             reason = {"type": "error", "message": message, "evidence": {}, "threshold": None, "source": "trustsnn runner"}
             run.fail(_record(planned, "error", [reason], None, [], {}))
             reporter.finished(f"{planned.label}: {message}")
+            if planned.attack is None:
+                break  # every attack is judged against the clean cell
             continue
         run.finish(record, table, pictures, time.perf_counter() - begun)
         figure = record["accuracy"]
@@ -171,6 +178,7 @@ def _evaluate(
     reporter: Reporter,
 ) -> tuple[dict[str, Any], pa.Table, dict[str, Any] | None]:
     attack = planned.attack
+    reasons = check_contract(model, first_batch(data), model.spec.classes) if attack is None else []  # type: ignore[union-attr, arg-type]
     clean = run.samples(plan[0].key) if attack is not None else None
     shown = _shown(clean, data) if clean is not None else np.zeros(0, dtype=np.int64)
     columns: dict[str, list[Any]] = {name: [] for name in ("label", "prediction", "correct", "margin", "linf", "l2")}
@@ -206,10 +214,7 @@ def _evaluate(
         reporter.advance(len(rows))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     diagnostics: dict[str, Any] = {}
-    if attack is None:
-        reasons = check_contract(model, first_batch(data), model.spec.classes)  # type: ignore[union-attr, arg-type]
-    else:
-        assert clean is not None
+    if attack is not None and clean is not None:
         attacked = clean["correct"].to_numpy(zero_copy_only=False)
         diagnostics = {
             "zero_gradient_fraction": float(zero[attacked].mean()) if attacked.any() else 0.0,

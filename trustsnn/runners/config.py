@@ -74,6 +74,13 @@ class AuditConfig(BaseModel):
     def _norms(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("norms", "eps")
+    @classmethod
+    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("expected at least one entry; attacks: [] is the way to audit without attacks")
+        return value
+
     @field_validator("profile")
     @classmethod
     def _profile(cls, value: str) -> str:
@@ -114,14 +121,29 @@ def _explain(error: Exception) -> str:
     return "; ".join(parts)
 
 
+def _given_twice(node: yaml.Node | None) -> str | None:
+    """A key that a mapping anywhere below `node` holds twice: YAML would silently keep the last."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        twice = [str(key) for key in keys if keys.count(key) > 1]
+        return twice[0] if twice else next(filter(None, (_given_twice(value) for _, value in node.value)), None)
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_given_twice, node.value)), None)
+    return None
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError says where it is wrong."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        twice = _given_twice(yaml.compose(text, Loader=yaml.SafeLoader))
+        content = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"Could not read {path} as YAML: {error}") from error
+    if twice is not None:
+        raise ConfigError(f"The key {twice!r} is given twice in {path}. Keep one of them.")
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

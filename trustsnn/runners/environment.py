@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import trustsnn
+from trustsnn.errors import ConfigError
 
 _PACKAGES = (
     "torch",
@@ -24,6 +25,14 @@ _PACKAGES = (
     "spikingjelly",
     "norse",
 )
+
+
+def set_threads(threads: int | None) -> None:
+    """Use that many CPU threads; None leaves torch's own choice."""
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"Expected at least 1 thread, got {threads}.")
+        torch.set_num_threads(threads)
 
 
 def environment() -> dict[str, Any]:

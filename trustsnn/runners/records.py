@@ -41,6 +41,11 @@ def cell_key(cell: Mapping[str, Any]) -> str:
     return sha256_of(cell)
 
 
+def _decisive(part: Any) -> Any:
+    """A part of run.json without what does not decide a figure."""
+    return {key: value for key, value in part.items() if key != "command"} if isinstance(part, dict) else part
+
+
 def run_head(
     config: dict[str, Any],
     model: dict[str, Any],
@@ -51,8 +56,7 @@ def run_head(
 ) -> dict[str, Any]:
     """The content of run.json."""
     plan = [{"key": cell_key(cell), "cell": cell} for cell in cells]
-    decisive = {key: value for key, value in config.items() if key != "command"}
-    subject = {"config": decisive, "model": model, "data": data, "cells": plan, "packages": environment["packages"]}
+    subject = {"config": _decisive(config), "model": model, "data": data, "cells": plan, "packages": environment["packages"]}
     return {
         "format": FORMAT,
         "identity": sha256_of({**subject, "threads": environment["threads"]}),
@@ -119,15 +123,16 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read as a run of trustsnn: {error}. Choose another --out.") from error
         if identity != self.head["identity"]:
-            parts = [
-                p for p in ("config", "model", "data", "environment") if theirs.get(p) != json.loads(json.dumps(self.head[p]))
-            ]
+            mine = json.loads(json.dumps(self.head))
+            parts = [part for part in ("config", "model", "data") if _decisive(theirs.get(part)) != _decisive(mine[part])]
+            if not parts:
+                parts = ["package versions, threads or attacks"]
             raise RunError(
-                f"{self.path} holds another run ({', '.join(parts) or 'its cells'} differ). Its results are left as they are. Choose "
+                f"{self.path} holds another run ({', '.join(parts)} differ). Its results are left as they are. Choose "
                 "another --out, or run the command that started it."
             )
         self._read_records()
-        if theirs["gates"] != self.head["gates"]:
+        if theirs.get("gates") != self.head["gates"]:
             write_text(path, json.dumps(self.head, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
     def _read_records(self) -> None:
@@ -145,8 +150,16 @@ class RunFolder:
                 key = record["key"]
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} has a line that is no record: {error}. Choose another --out.") from error
-            if key in planned and record["status"] != "error":
+            if key in planned and record["status"] != "error" and self._is_whole(key):
                 self.records[key] = record
+
+    def _is_whole(self, key: str) -> bool:
+        """Whether the outcomes of a recorded cell are there; a cell without them is evaluated again."""
+        try:
+            self.samples(key)
+        except (OSError, pa.ArrowException):
+            return False
+        return True
 
     def finish(
         self, record: dict[str, Any], samples: pa.Table, pictures: Mapping[str, NDArray[Any]] | None, seconds: float

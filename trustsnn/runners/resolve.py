@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from trustsnn import checkpoint
+from trustsnn.blocks import BLOCK
 from trustsnn.data import Dataset, from_arrays, load
 from trustsnn.errors import ConfigError
 from trustsnn.interop.wrap import WrappedModel
@@ -33,7 +34,7 @@ def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
                 raise ConfigError("--weights goes with package.module:callable; a checkpoint folder holds its own weights.")
             return checkpoint.load(path)
         made = load_object(text)
-        found = made if isinstance(made, nn.Module) else made()
+        found = made if isinstance(made, nn.Module) else _call(made, text)
     else:
         raise ConfigError(f"Expected a model, a checkpoint folder or package.module:callable, got {type(model).__name__}.")
     if not isinstance(found, nn.Module) or not isinstance(getattr(found, "spec", None), ModelSpec):
@@ -48,6 +49,15 @@ def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
             raise ConfigError(f"Could not read the weights {weights}: {error.strerror}.") from error
         checkpoint.load_tensors(getattr(found, "module", found), content, weights)
     return found.eval()
+
+
+def _call(function: Any, text: str) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise ConfigError(
+            f"{text} was called without arguments to make the model and raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def resolve_data(data: Any, spec: ModelSpec, *, split: str = "test", root: Path | None = None, download: bool = False) -> Dataset:
@@ -86,6 +96,6 @@ def fit(model: nn.Module, data: Dataset) -> ModelSpec:
     return spec
 
 
-def first_batch(data: Dataset, count: int = 8) -> torch.Tensor:
+def first_batch(data: Dataset, count: int = BLOCK) -> torch.Tensor:
     """Up to `count` samples as a tensor, for the contract check."""
     return torch.from_numpy(data.batch(np.arange(min(count, len(data))))[0])

@@ -126,6 +126,8 @@ def train(
         if on_epoch is not None:
             on_epoch(row)
     model.eval()
+    if folder is not None:
+        write_text(folder / "log.csv", _csv(state.log))
     return state.log
 
 
@@ -154,7 +156,8 @@ def _set_rate(optimizer: torch.optim.Optimizer, base: float, part: float) -> Non
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    names = [name for name in ("epoch", "loss", "train_accuracy", "test_accuracy") if name in rows[0]]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
