@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,14 +106,15 @@ class Observation:
 
 def observe(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Observation:
     """Logits and spike counts per layer, without gradients. Call inside `frozen(model)`."""
-    if not hasattr(model, "unroll"):
+    unroll: Any = getattr(model, "unroll", None)
+    if unroll is None:
         return Observation(predict(model, x, draws), {})
     logits: list[Tensor] = []
     spikes: dict[str, tuple[int, int]] = {}
     with torch.no_grad():
         for rows, block, here in _blocks(x, draws):
             count = rows.stop - rows.start
-            trace = model.unroll(block, here) if is_stochastic(model) else model.unroll(block)
+            trace = unroll(block, here) if is_stochastic(model) else unroll(block)
             logits.append(trace.logits.mean(0)[:count])
             for name, counts in trace.spike_counts.items():
                 fired, places = spikes.get(name, (0, 0))

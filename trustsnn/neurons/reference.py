@@ -22,7 +22,7 @@ class _Spike(torch.autograd.Function):
         return (distance > 0 if strict else distance >= 0).to(distance.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (distance,) = ctx.saved_tensors
         return gradient * ctx.surrogate.derivative(distance), None, None
 

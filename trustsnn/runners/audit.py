@@ -157,7 +157,13 @@ def _run_cells(
             if planned.attack is None and isinstance(error, TrustSNNError):
                 raise
             message = f"This evaluation stopped with {type(error).__name__}: {error}"
-            reason = {"type": "error", "message": message, "evidence": {}, "threshold": None, "source": "trustsnn runner"}
+            reason: dict[str, Any] = {
+                "type": "error",
+                "message": message,
+                "evidence": {},
+                "threshold": None,
+                "source": "trustsnn runner",
+            }
             run.fail(_record(planned, "error", [reason], None, [], {}))
             reporter.finished(f"{planned.label}: {message}")
             if planned.attack is None:

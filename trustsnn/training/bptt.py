@@ -156,7 +156,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, base: float, part: float) -> Non
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    names = [name for name in ("epoch", "loss", "train_accuracy", "test_accuracy") if name in rows[0]]
+    names: list[str] = [name for name in ("epoch", "loss", "train_accuracy", "test_accuracy") if name in rows[0]]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -1,0 +1,196 @@
+"""The command line as a user meets it: every mistake is one message, with its exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import trustsnn
+
+
+def run(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "trustsnn", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, check=False, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(digits_model, tmp_path_factory):
+    return trustsnn.save(digits_model, tmp_path_factory.mktemp("models") / "digits")
+
+
+def test_train_audit_report_compare_inspect(tmp_path):
+    trained = run("train", "bptt", "--model", "mlp", "--data", "digits", "--epochs", "6", "--out", "m", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "test samples correct (95 % interval" in trained.stdout
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.json", "manifest.json", "model.safetensors", "training"]
+    assert len((tmp_path / "m" / "training" / "log.csv").read_text().splitlines()) == 7
+    (tmp_path / "audit.yaml").write_text("samples: 40\neps: [0.05, '8/255']\ngates: [clean_accuracy >= 0.3]\n")
+    audited = run("audit", "m", "--data", "digits", "--config", "audit.yaml", "--out", "r", cwd=tmp_path)
+    assert audited.returncode == 0, audited.stderr
+    assert audited.stdout.startswith("pass:")
+    assert "[7/7]" in audited.stderr
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["config"]["command"].endswith("--config audit.yaml --out RUN")
+    before = (tmp_path / "r" / "run.json").read_bytes()
+    failed = run("report", "r", "--format", "md", "--gate", "clean_accuracy >= 1.0", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert (tmp_path / "r" / "run.json").read_bytes() == before
+    assert run("report", "r", cwd=tmp_path).returncode == 0
+    other = run(
+        "audit", "m", "--data", "digits", "--samples", "40", "--eps", "0.05", "--attacks", "pgd", "--out", "s", cwd=tmp_path
+    )
+    assert other.returncode == 0
+    compared = run("compare", "r", "s", cwd=tmp_path)
+    assert compared.returncode == 0
+    assert "0.05" in compared.stdout
+    inspected = run("inspect", "m", cwd=tmp_path)
+    assert "SpikingNeuron(leak=0.5" in inspected.stdout
+    again = run("train", "bptt", "--model", "mlp", "--data", "digits", "--epochs", "6", "--out", "m", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "[6/6]" not in again.stderr  # nothing is trained twice
+
+
+OWN = """
+import torch, trustsnn
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 10)
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+def make():
+    return trustsnn.wrap(Net(), time_steps=1)
+def raises():
+    raise KeyError("no weights here")
+bare = Net()
+number = 3
+"""
+
+BAD_AUDITS = {
+    "missing checkpoint": (["nowhere", "--data", "digits"], 2, "no checkpoint folder"),
+    "unknown data": (["MODEL", "--data", "digitz"], 2, "Did you mean 'digits'"),
+    "missing data": (["MODEL", "--data", "mnist", "--data-root", "empty"], 2, "--data-root"),
+    "negative eps": (["MODEL", "--data", "digits", "--eps=-0.1"], 2, "at least 0"),
+    "no number": (["MODEL", "--data", "digits", "--samples", "many"], 2, "many"),
+    "unknown option": (["MODEL", "--data", "digits", "--epsilon", "1"], 2, "--epsilon"),
+    "unknown attack": (["MODEL", "--data", "digits", "--attacks", "pgdd"], 2, "Did you mean 'pgd'"),
+    "unknown key": (["MODEL", "--data", "digits", "--config", "bad.yaml"], 2, "epz: unknown key"),
+    "missing config": (["MODEL", "--data", "digits", "--config", "none.yaml"], 2, "no configuration file"),
+    "bad gate": (["MODEL", "--data", "digits", "--gate", "clean >= 1"], 2, "Expected a gate"),
+    "no threads": (["MODEL", "--data", "digits", "--threads", "0"], 2, "at least 1 thread"),
+    "pickle": (["theirs", "--data", "digits"], 4, "is a pickle"),
+    "truncated": (["cut", "--data", "digits"], 4, "altered or cut short"),
+    "nan image": (["MODEL", "--data", "nan.npz"], 2, "sample 2"),
+    "object array": (["MODEL", "--data", "object.npz"], 4, "pickle"),
+    "empty idx": (["MODEL", "--data", "mnist", "--data-root", "emptyidx"], 2, "t10k-images"),
+    "label out of range": (["MODEL", "--data", "label.npz"], 2, "label"),
+    "no such callable": (["own:nothing", "--data", "digits"], 2, "no 'nothing'"),
+    "callable raises": (["own:raises", "--data", "digits"], 2, "no weights here"),
+    "no spec": (["own:bare", "--data", "digits"], 2, "trustsnn.wrap"),
+    "no model": (["own:number", "--data", "digits"], 2, "int"),
+    "syntax error": (["syntax:make", "--data", "digits"], 2, "SyntaxError"),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(checkpoint, tmp_path_factory):
+    """A folder with one broken thing of each kind."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "own.py").write_text(OWN)
+    (folder / "syntax.py").write_text("def make(:\n")
+    (folder / "bad.yaml").write_text("epz: [0.1]\n")
+    (folder / "empty").mkdir()
+    (folder / "emptyidx" / "MNIST" / "raw").mkdir(parents=True)
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (folder / "emptyidx" / "MNIST" / "raw" / name).touch()
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "model.pt").write_bytes(pickle.dumps({"w": 1}))
+    (folder / "cut").mkdir()
+    for path in checkpoint.iterdir():
+        content = path.read_bytes()
+        (folder / "cut" / path.name).write_bytes(content[:-7] if path.suffix == ".safetensors" else content)
+    x, y = np.full((4, 1, 8, 8), 0.5, dtype=np.float32), np.arange(4)
+    np.savez(folder / "label.npz", x=x, y=np.array([0, 1, 2, 12]))
+    bad = x.copy()
+    bad[2, 0, 3, 3] = np.nan
+    np.savez(folder / "nan.npz", x=bad, y=y)
+    np.savez(folder / "object.npz", x=np.array([{"a": 1}] * 4, dtype=object), y=y)
+    return folder
+
+
+@pytest.mark.parametrize("name", BAD_AUDITS)
+def test_a_mistake_is_one_message(name, mistakes, checkpoint, tmp_path):
+    arguments, code, message = BAD_AUDITS[name]
+    arguments = [str(checkpoint) if a == "MODEL" else a for a in arguments]
+    result = run("audit", *arguments, "--quiet", "--out", tmp_path / "run", cwd=mistakes)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith(("error:", "Usage:"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_the_users_own(mistakes, tmp_path):
+    result = run(
+        "audit", "own:make", "--data", "digits", "--samples", "40", "--eps", "0.1", "--out", tmp_path / "r", cwd=mistakes
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "conv9", "--data", "digits"], "Known: mlp"),
+        (["--model", "mlp", "--data", "digits", "--threads", "0"], "at least 1 thread"),
+        (["--model", "mlp", "--data", "digits", "--batch-size", "0"], "batch size"),
+        (["--model", "mlp", "--data", "digits", "--channels", "nan"], "channels"),
+        (["--model", "mlp", "--data", "digits", "--seed", "99999999999999999999999"], "seed"),
+        (["--model", "mlp", "--data", "digits", "--encoder", "morse"], "Known: direct"),
+        (["--model", "mlp", "--data", "digits", "--leak", "2"], r"[0, 1]"),
+    ],
+)
+def test_a_mistake_in_training_is_one_message(arguments, message, tmp_path):
+    result = run("train", "bptt", *arguments, "--out", "m", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_npz_without_splits_is_split_for_training(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "random.npz", x=rng.random((200, 1, 8, 8), dtype=np.float32), y=rng.integers(0, 4, 200))
+    result = run(
+        "train",
+        "bptt",
+        "--model",
+        "mlp",
+        "--data",
+        "random.npz",
+        "--epochs",
+        "12",
+        "--batch-size",
+        "32",
+        "--out",
+        "m",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "of 40 test samples" in result.stdout
+    assert float(result.stdout.split(": ")[1].split("%")[0]) < 60  # random labels cannot be learnt
+
+
+def test_a_failed_gate_exits_1_and_nothing_else_does(checkpoint, tmp_path):
+    result = run(
+        "audit", checkpoint, "--data", "digits", "--samples", "40", "--eps", "0.2", "--gate", "robust_accuracy[linf,0.2] >= 0.99",
+        "--out", "r", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stdout.startswith("fail:")
+    assert "failure" in (tmp_path / "r" / "junit.xml").read_text()

@@ -1,0 +1,392 @@
+"""The audit: its figures do not depend on how it was run, a killed one goes on, and what is broken is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import trustsnn
+from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, one_step_beats_iterative, zero_gradients
+from trustsnn.errors import ConfigError, DataError, ModelContractError, RunError
+from trustsnn.models import build, check_contract
+from trustsnn.runners.config import make_config, parse_eps, read_config
+
+QUICK = {"samples": 60, "eps": [0.05, 0.1], "quiet": True}
+ATTACKS = [{"attack": "fgsm"}, {"attack": "pgd", "settings": {"steps": 4}}]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but the one that holds times."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "timings.jsonl"}
+
+
+def figures(run):
+    return run.clean_accuracy, run.robust_accuracy
+
+
+@pytest.fixture(scope="module")
+def checkpoint(digits_model, tmp_path_factory):
+    return trustsnn.save(digits_model, tmp_path_factory.mktemp("models") / "digits")
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "poisson"])
+def test_figures_do_not_depend_on_batch_size_or_order(kind, digits_model, poisson_model, digits_test, tmp_path):
+    model = digits_model if kind == "deterministic" else poisson_model
+    settings = {
+        "eps": [0.1],
+        "quiet": True,
+        "samples": 50,
+        "attacks": [{"attack": "pgd", "settings": {"steps": 3, "restarts": 2}}],
+    }
+    whole = trustsnn.audit(model, digits_test, out=tmp_path / "whole", **settings, batch_size=1000)
+    for size in (1, 7, 64):
+        trustsnn.audit(model, digits_test, out=tmp_path / str(size), **settings, batch_size=size)
+        assert files(tmp_path / str(size)) == files(tmp_path / "whole")
+    order = np.random.default_rng(0).permutation(len(digits_test))
+    shuffled = trustsnn.audit(model, digits_test.select(order), out=tmp_path / "shuffled", **settings)
+    assert files(tmp_path / "shuffled") == files(tmp_path / "whole")
+    assert figures(shuffled) == figures(whole)
+    assert 0 < whole.robust_accuracy["linf", 0.1].value < whole.clean_accuracy
+
+
+def test_eps_zero_is_clean_and_more_budget_never_helps_the_model(digits_model, tmp_path):
+    run = trustsnn.audit(
+        digits_model, "digits", out=tmp_path / "run", norms=["linf", "l2"], eps=[0, 0.1, 0.2], samples=80, quiet=True
+    )
+    for norm in ("linf", "l2"):
+        values = [run.robust_accuracy[norm, eps].value for eps in (0, 0.1, 0.2)]
+        assert values[0] == run.clean_accuracy
+        assert values == sorted(values, reverse=True)
+    assert run.verdict == "pass"
+    assert run.report.exists()
+
+
+def test_the_worst_case_is_per_sample_over_cells(digits_model, tmp_path):
+    run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    table = pq.read_table(tmp_path / "run" / "samples.parquet").to_pandas()
+    robust = table.groupby("sample")["correct"].all()
+    assert run.robust_accuracy["linf", 0.1].value == robust.mean()
+    assert len(table) == 5 * 60
+
+
+COMMAND = ["--data", "digits", "--eps", "0.05,0.1,0.15", "--samples", "200", "--quiet", "--gate", "clean_accuracy >= 0.5"]
+
+
+def command(checkpoint, out):
+    return [sys.executable, "-m", "trustsnn", "audit", str(checkpoint), *COMMAND, "--out", str(out)]
+
+
+def test_a_run_killed_three_times_ends_as_an_unbroken_one(checkpoint, tmp_path):
+    subprocess.run(command(checkpoint, tmp_path / "unbroken"), check=True, capture_output=True)
+    broken = tmp_path / "broken"
+    for lines in (1, 4, 8):
+        process = subprocess.Popen(command(checkpoint, broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cells = broken / "cells.jsonl"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and (not cells.exists() or cells.read_bytes().count(b"\n") < lines):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed: the test shows nothing"
+    with open(cells, "ab") as stream:
+        stream.write(b'{"key":"torn')  # and the power went in the middle of a line
+    subprocess.run(command(checkpoint, broken), check=True, capture_output=True)
+    assert files(broken) == files(tmp_path / "unbroken")
+
+
+def test_ctrl_c_keeps_what_is_done_and_exits_incomplete(checkpoint, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(checkpoint, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / "cells.jsonl").exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "run the same command again" in message
+    assert "Traceback" not in message
+    assert subprocess.run(command(checkpoint, out), check=False, capture_output=True).returncode == 0
+
+
+def test_a_finished_run_is_not_run_again_and_gates_may_change(digits_model, tmp_path):
+    out = tmp_path / "run"
+    first = trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
+    times = (out / "timings.jsonl").read_bytes()
+    again = trustsnn.audit(
+        digits_model, "digits", out=out, attacks=ATTACKS, gates=["robust_accuracy[linf,0.1] >= 0.999999"], **QUICK
+    )
+    assert (out / "timings.jsonl").read_bytes() == times
+    assert (first.exit_code, again.exit_code, again.verdict) == (0, 1, "fail")
+
+
+@pytest.mark.parametrize("change", [{"eps": [0.05]}, {"seed": 1}, {"samples": 59}])
+def test_a_folder_of_another_run_is_refused_and_left_alone(change, digits_model, tmp_path):
+    out = tmp_path / "run"
+    trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
+    before = files(out)
+    with pytest.raises(RunError, match="another run"):
+        trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **{**QUICK, **change})
+    assert files(out) == before
+
+
+def test_another_model_or_a_stranger_folder_is_refused(digits_model, tmp_path):
+    out = tmp_path / "run"
+    trustsnn.audit(digits_model, "digits", out=out, attacks=[], **QUICK)
+    with pytest.raises(RunError, match="model"):
+        trustsnn.audit(build("mlp", input_shape=(1, 8, 8), classes=10), "digits", out=out, attacks=[], **QUICK)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"thesis\.txt"):
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "other", attacks=[], **QUICK)
+
+
+def test_a_lost_cell_is_evaluated_again(digits_model, tmp_path):
+    out = tmp_path / "run"
+    trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
+    before = files(out)
+    cells = sorted((out / "cells").glob("*.parquet"))
+    cells[0].unlink()
+    cells[1].write_bytes(b"PAR1")
+    trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
+    after = files(out)
+    assert {k: v for k, v in after.items() if k != "cells.jsonl"} == {k: v for k, v in before.items() if k != "cells.jsonl"}
+
+
+def test_a_full_disk_is_one_error_and_loses_nothing(digits_model, tmp_path, monkeypatch):
+    trustsnn.audit(digits_model, "digits", out=tmp_path / "whole", attacks=ATTACKS, **QUICK)
+    real, calls = os.fsync, [0]
+
+    def full(descriptor):
+        calls[0] += 1
+        if calls[0] > 12:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("trustsnn.files.os.fsync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "cells.jsonl").read_text().count("\n") >= 1
+    trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+def test_two_writers_do_not_meet(digits_model, tmp_path):
+    import fcntl
+
+    out = tmp_path / "run"
+    out.mkdir()
+    descriptor = os.open(out, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(RunError, match="Another process"):
+        trustsnn.audit(digits_model, "digits", out=out, attacks=[], **QUICK)
+    os.close(descriptor)
+
+
+def test_data_of_every_kind(digits_model, digits_test, tmp_path):
+    x, y = (torch.from_numpy(values) for values in digits_test.batch(range(40)))
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    runs = [
+        trustsnn.audit(digits_model, data, out=tmp_path / name, attacks=ATTACKS, eps=[0.1], quiet=True)
+        for name, data in {"tensors": (x, y), "arrays": (x.numpy(), y.numpy()), "loader": loader}.items()
+    ]
+    assert figures(runs[0]) == figures(runs[1]) == figures(runs[2])
+    with pytest.raises(ConfigError, match="DataLoader"):
+        trustsnn.audit(digits_model, 7, quiet=True)
+    with pytest.raises(ConfigError, match="does not fit"):
+        trustsnn.audit(digits_model, (torch.rand(4, 1, 9, 9), torch.zeros(4, dtype=torch.long)), quiet=True)
+    bad = x.clone()
+    bad[3, 0, 2, 2] = torch.nan
+    with pytest.raises(DataError, match="sample 3"):
+        trustsnn.audit(digits_model, (bad, y), quiet=True)
+    with pytest.raises(DataError, match="label"):
+        trustsnn.audit(digits_model, (x, y + 10), quiet=True)
+
+
+class Own(nn.Module):
+    """A module that is not trustsnn's; `fault` plants one."""
+
+    def __init__(self, fault: str = "", factor: float = 1.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.fault, self.factor = fault, factor
+        self.count = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        z = self.linear(x.flatten(1)) * self.factor
+        if self.fault == "state":
+            z = z + self.count * torch.eye(10)[self.count % 10]
+        if self.fault == "noise":
+            z = z + torch.randn(len(x), 10)
+        if self.fault == "masked":
+            z = (z * 4).round()
+        if self.fault == "shapes" and self.count > 1:
+            raise RuntimeError("The size of tensor a (32) must match the size of tensor b (8)")
+        return z
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"), [("state", "contract-repeat"), ("noise", "contract-repeat"), ("masked", "zero-gradient")]
+)
+def test_an_evaluation_that_cannot_be_trusted_is_inconclusive(fault, found, tmp_path):
+    model = trustsnn.wrap(Own(fault), time_steps=1)
+    run = trustsnn.audit(model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    assert (run.verdict, run.exit_code) == ("inconclusive", 3)
+    assert found in {finding["type"] for finding in run.findings}
+
+
+def test_a_sound_foreign_module_passes(tmp_path):
+    run = trustsnn.audit(trustsnn.wrap(Own(), time_steps=1), "digits", out=tmp_path / "run", **QUICK)
+    assert (run.verdict, run.findings) == ("pass", [])
+
+
+def test_a_foreign_module_with_another_attribute_is_another_model(tmp_path):
+    torch.manual_seed(0)
+    one = Own()
+    trustsnn.audit(trustsnn.wrap(one, time_steps=1), "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    one.factor = 2.0
+    with pytest.raises(RunError, match="model"):
+        trustsnn.audit(trustsnn.wrap(one, time_steps=1), "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+
+
+def test_a_module_that_fails_is_one_error(tmp_path):
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel for this device")
+
+    with pytest.raises(ModelContractError, match="no kernel"):
+        trustsnn.audit(trustsnn.wrap(Broken(), time_steps=1, classes=10), "digits", out=tmp_path / "a", **QUICK)
+    findings = check_contract(trustsnn.wrap(Own("shapes"), time_steps=1), torch.rand(4, 1, 8, 8), 10)
+    assert "a second forward fails" in findings[0]["message"]
+
+
+def test_an_attack_that_raises_is_an_error_cell(digits_model, tmp_path, monkeypatch):
+    def explode(self, *_):
+        raise ValueError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trustsnn.attacks.fgsm.FGSM._run", explode)
+        run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    assert (run.verdict, run.exit_code) == ("inconclusive", 3)
+    assert any("planted" in finding["message"] for finding in run.findings)
+    mended = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
+    assert (mended.verdict, mended.findings) == ("pass", [])
+
+
+def test_findings_by_hand():
+    yes, no = np.ones(40, dtype=bool), np.zeros(40, dtype=bool)
+    assert zero_gradients(no) == []
+    assert zero_gradients(np.array([True] * 3 + [False] * 37))[0]["type"] == "zero-gradient"
+    assert zero_gradients(np.array([True] * 2 + [False] * 38)) == []
+    assert nonfinite_gradients(no) == []
+    assert nonfinite_gradients(yes)[0]["evidence"]["nonfinite_gradients"] == 40
+    assert one_step_beats_iterative(yes, no) == []
+    assert one_step_beats_iterative(no, yes)[0]["type"] == "one-step-beats-iterative"
+    assert one_step_beats_iterative(np.array([False] * 3 + [True] * 37), yes) == []  # 3 of 3: p = 0.125
+    inside = np.full(3, 0.1, dtype=np.float32)
+    assert domain_violated(inside, inside, "linf", 0.1, 0.0, 1.0) == []
+    assert domain_violated(inside * 1.01, inside, "linf", 0.1, 0.0, 1.0)[0]["type"] == "domain-violated"
+    assert domain_violated(inside, inside, "linf", 0.1, 0.0, 1.001)[0]["type"] == "domain-violated"
+
+
+def test_eps_is_a_number_or_a_fraction():
+    assert parse_eps("8/255") == 8 / 255
+    assert parse_eps(0.1) == parse_eps("0.1") == 0.1
+    for bad in (-0.1, "-8/255", "1/0", "__import__('os')", "nan", "inf", True, None):
+        with pytest.raises(ValueError, match="eps of at least 0"):
+            parse_eps(bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epz": [0.1]}, "epz: unknown key"),
+        ({"eps": [-0.1]}, "eps of at least 0"),
+        ({"eps": []}, "at least one entry"),
+        ({"profile": "deluxe"}, "quick, standard, full"),
+        ({"samples": 0}, "samples"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"attacks": [{"attack": "pgd", "steps": 3}]}, "unknown key"),
+        ({"attacks": [{"attack": "pgd", "estimator": {"width": -1}}]}, "width"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attacks": [{"attack": "pdg"}]}, "Did you mean 'pgd'"),
+        ({"attacks": [{"attack": "pgd", "settings": {"stepz": 3}}]}, "no setting stepz"),
+        ({"attacks": [{"attack": "pgd", "settings": {"steps": 2.5}}]}, "steps of pgd as int"),
+        ({"attacks": [{"attack": "pgd", "settings": {"early_stop": "no"}}]}, "early_stop of pgd as bool"),
+        ({"attacks": ATTACKS + ATTACKS}, "are the same"),
+        ({"norms": ["l7"]}, "Known: linf, l2"),
+        ({"gates": ["robust_accuracy[linf,0.3] >= 0.1"]}, "not audited"),
+        ({"gates": ["__import__('os')"]}, "Expected a gate"),
+    ],
+)
+def test_wrong_plans_are_refused_before_anything_is_written(settings, message, digits_model, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "run", **{**QUICK, **settings})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("eps: [0.1", "Could not read"),
+        ("- eps", "Expected keys and values"),
+        ("gates: [a]\ngates: []", "given twice"),
+        ("x: !!python/object/apply:os.system ['touch run-by-yaml']", "Could not read"),
+        ("[" * 3000, "Could not read"),
+    ],
+)
+def test_wrong_config_files_are_refused_and_never_run(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audit.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config(tmp_path / "audit.yaml")
+    assert not (tmp_path / "run-by-yaml").exists()
+
+
+def test_event_models_are_audited_clean_and_attacks_are_refused(tmp_path):
+    model = build("mlp", input_shape=(4, 2, 10, 10), classes=10, domain="events-binary")
+    with pytest.raises(ConfigError, match="attacks none"):
+        trustsnn.audit(model, "events:digits", out=tmp_path / "a", samples=20, quiet=True)
+    run = trustsnn.audit(model, "events:digits", out=tmp_path / "b", samples=20, attacks=[], quiet=True)
+    assert run.verdict == "pass"
+
+
+def test_the_run_folder_keeps_its_contract(digits_model, tmp_path):
+    out = tmp_path / "run"
+    trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
+    head = json.loads((out / "run.json").read_text())
+    lines = [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == [entry["key"] for entry in head["cells"]]
+    assert {p.name for p in out.iterdir()} == {
+        "run.json", "cells.jsonl", "cells", "timings.jsonl", "samples.parquet", "samples.csv", "report.html", "report.json",
+        "junit.xml", "card.md",
+    }  # fmt: skip
+    for line in lines:
+        assert line["status"] == "ok"
+        assert 0 < line["spike_rates"][0]["rate"] < 1
+        table = pq.read_table(out / "cells" / f"{line['key']}.parquet").to_pandas()
+        assert table["correct"].sum() == line["accuracy"]["successes"]
+        assert (table["linf"] <= line["cell"]["threat"]["eps"] * (1 + 1e-6) + 1e-7).all()
+        if line["cell"]["threat"]["attack"] != "none":
+            with np.load(out / "cells" / f"{line['key']}.npz", allow_pickle=False) as pictures:
+                assert pictures["clean"].shape == pictures["adversarial"].shape == (8, 1, 8, 8)
