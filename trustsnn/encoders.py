@@ -48,7 +48,7 @@ def poisson(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
             "A Poisson-coded model is stochastic and draws only from an explicit generator. Call it as "
             "model(x, generator=torch.Generator().manual_seed(0)), or with trustsnn.rng.Draws."
         )
-    result: Tensor = _Poisson.apply(x, uniform)
+    result: Tensor = _Poisson.apply(x, uniform)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -76,7 +76,7 @@ class _OneSpike(torch.autograd.Function):
 def latency(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
     """Time to first spike: one spike at t = floor((1 - x)(T - 1)), x in [0, 1]; [T, B, ...]."""
     time = ((1 - x.detach().clamp(0, 1)) * (steps - 1)).floor().long()
-    result: Tensor = _OneSpike.apply(x, time, steps, float(steps - 1))
+    result: Tensor = _OneSpike.apply(x, time, steps, float(steps - 1))  # type: ignore[no-untyped-call]
     return result
 
 
@@ -89,7 +89,7 @@ def rank_order(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
     order = flat.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(flat.shape[1], device=x.device).expand_as(order))
     time = (rank * steps // flat.shape[1]).view(x.shape)
-    result: Tensor = _OneSpike.apply(x, time, steps, float(steps))
+    result: Tensor = _OneSpike.apply(x, time, steps, float(steps))  # type: ignore[no-untyped-call]
     return result
 
 

@@ -67,5 +67,5 @@ def fire(
     Returns:
         spikes in {0, 1} and membrane u before the spike, both shaped as `current`. The membrane carries no gradient.
     """
-    spikes, membrane = _Fire.apply(current, leak, threshold, dynamics, estimator)
+    spikes, membrane = _Fire.apply(current, leak, threshold, dynamics, estimator)  # type: ignore[no-untyped-call]
     return spikes, membrane

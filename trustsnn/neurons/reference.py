@@ -45,7 +45,7 @@ def reference_forward(
     spikes, membranes = [], []
     for t in range(len(current)):
         before = leak * membrane + gain * current[t]
-        spike = _Spike.apply(before - threshold, surrogate, dynamics.comparator == ">")
+        spike = _Spike.apply(before - threshold, surrogate, dynamics.comparator == ">")  # type: ignore[no-untyped-call]
         reset = spike.detach() if dynamics.detach_reset else spike
         membrane = before * (1 - reset) if dynamics.reset == "hard" else before - reset * threshold
         spikes.append(spike)
