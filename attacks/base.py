@@ -99,10 +99,17 @@ class Attack(ABC):
         }
 
     def gradient(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, losses and gradient of the loss to raise at `x`, averaged over `eot` draws for a stochastic model."""
+        """Logits, losses and the direction of the gradient of the loss to raise at `x`, for a stochastic model of its mean
+        over `eot` draws. The direction's length says nothing."""
         parts = [input_gradient(model, x, goal, self._raised, each) for each in self._transformations(model, draws)]
-        logits, losses, gradients = (torch.stack(part).mean(0) for part in zip(*parts, strict=True))
-        return logits, losses, gradients
+        if len(parts) == 1:
+            return parts[0].logits, parts[0].losses, parts[0].direction
+        scales = torch.stack([part.scale for part in parts])
+        largest = scales.amax(0)
+        weights = (scales / torch.where(largest > 0, largest, 1.0)).to(x.dtype)
+        direction = sum(w.view(-1, *[1] * (x.dim() - 1)) * part.direction for w, part in zip(weights, parts, strict=True))
+        logits, losses = (torch.stack(each).mean(0) for each in ([p.logits for p in parts], [p.losses for p in parts]))
+        return logits, losses, torch.as_tensor(direction)
 
     def losses(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Logits and the loss to raise at `x`, in double precision, NaN as minus infinity."""

@@ -10,7 +10,7 @@ from trustsnn.errors import ConfigError
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log softmax(z)_y, in double precision so that a confident model's gradient does not underflow."""
+    """-log softmax(z)_y, in double precision so that it does not underflow for a confident model."""
     return functional.cross_entropy(logits.double(), y, reduction="none")
 
 

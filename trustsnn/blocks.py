@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,26 +74,40 @@ def predict(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Tensor:
         return torch.cat([_forward(model, b, d)[: s.stop - s.start] for s, b, d in _blocks(x, draws)])
 
 
-def input_gradient(
-    model: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: Draws | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [B, K], per-sample losses [B] and the gradient of each sample's loss with respect to it, shaped as `x`.
+class InputGradient(NamedTuple):
+    """Logits [B, K], losses [B], and the gradient of each sample's loss: `direction` [B, ...] times `scale` [B] (double).
 
-    `loss(logits, y)` gives one value a sample. Call inside `frozen(model)`.
+    The loss is differentiated to the logits in double precision and scaled there to a largest entry of 1, because the
+    gradient of a confident model's loss would underflow to zero on its way back through a float32 network.
     """
-    logits, losses, gradient = [], [], torch.zeros_like(x)
+
+    logits: Tensor
+    losses: Tensor
+    direction: Tensor
+    scale: Tensor
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: Draws | None = None) -> InputGradient:
+    """The gradient of `loss(logits, y)`, one value a sample, with respect to `x`. Call inside `frozen(model)`."""
+    logits, losses, scales, direction = [], [], [], torch.zeros_like(x)
     for rows, block, here in _blocks(x, draws):
         leaf = block.detach().clone().requires_grad_()
         count = rows.stop - rows.start
-        output = _forward(model, leaf, here)[:count]
-        value = loss(output, y[rows])
-        if value.requires_grad:
-            (found,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        output = _forward(model, leaf, here)
+        top = output[:count].detach().double().requires_grad_()
+        value = loss(top, y[rows])
+        (to_logits,) = torch.autograd.grad(value.sum(), top)
+        scale = to_logits.abs().amax(1)
+        if output.requires_grad:
+            seed = torch.zeros_like(output)
+            seed[:count] = (to_logits / torch.where(scale > 0, scale, 1.0)[:, None]).to(output.dtype)
+            (found,) = torch.autograd.grad(output, leaf, seed, allow_unused=True)
             if found is not None:
-                gradient[rows] = found[:count]
-        logits.append(output.detach())
+                direction[rows] = found[:count]
+        logits.append(output[:count].detach())
         losses.append(value.detach())
-    return torch.cat(logits), torch.cat(losses), gradient
+        scales.append(scale)
+    return InputGradient(torch.cat(logits), torch.cat(losses), direction, torch.cat(scales))
 
 
 @dataclass(frozen=True)

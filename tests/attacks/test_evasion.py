@@ -143,7 +143,8 @@ def test_fgsm_and_pgd_agree_with_torchattacks(targeted, digits_model, batch):
 def test_input_gradient_is_that_of_each_sample_alone(batch):
     model, (x, y) = Smooth(), (batch[0][:5].double(), batch[1][:5])
     model.double()
-    _, losses, gradient = input_gradient(model, x, y, cross_entropy)
+    _, losses, direction, scale = input_gradient(model, x, y, cross_entropy)
+    gradient = direction * scale.view(-1, 1, 1, 1)
     for i in range(5):
         leaf = x[i : i + 1].clone().requires_grad_()
         loss = nn.functional.cross_entropy(model(leaf), y[i : i + 1])
@@ -214,3 +215,47 @@ def test_bad_batches_are_refused(digits_model, batch):
 def test_a_module_that_returns_no_logits_is_named(batch):
     with pytest.raises(ModelContractError, match=r"\[32, K\]"):
         FGSM(eps=0.1)(nn.Identity(), *batch)
+
+
+class Scaled(nn.Module):
+    """A model whose logits are multiplied: the same decisions, so the same robustness, through other gradients."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x) * self.factor
+
+
+@pytest.mark.parametrize("factor", [1e-24, 1e-3, 30.0])
+def test_l2_attacks_follow_gradients_of_any_size(factor, digits_model, batch):
+    """Squares of a confident model's gradients underflow in float32: the attack must not stand still."""
+    x, y = batch
+    expected = correct(digits_model, PGD(eps=1.5, norm="l2")(digits_model, x, y), y).float().mean()
+    got = correct(digits_model, PGD(eps=1.5, norm="l2")(Scaled(digits_model, factor), x, y), y).float().mean()
+    assert got <= expected + 0.05, (got, expected)
+
+
+def test_attacks_work_where_gradients_are_switched_off(digits_model, batch):
+    x, y = batch
+    expected = PGD(eps=0.1, steps=3)(digits_model, x, y)
+    with torch.no_grad():
+        assert torch.equal(PGD(eps=0.1, steps=3)(digits_model, x, y), expected)
+    with torch.inference_mode():
+        assert torch.equal(PGD(eps=0.1, steps=3)(digits_model, x.clone(), y.clone()), expected)
+
+
+def test_every_id_draws_even_a_falsy_one(digits_model, batch):
+    x, y = batch[0][:3], batch[1][:3]
+    attack = PGD(eps=0.1, steps=1)
+    assert torch.equal(attack(digits_model, x, y, range(3)), attack(digits_model, x, y, ["0", "1", "2"]))
+    assert (Draws(0, "t", ("", "0", "x")).uniform((8,)).sum(1) > 0).all()
+
+
+def test_wrong_types_are_named(digits_model, batch):
+    x, y = batch
+    with pytest.raises(DataError, match="torch tensor"):
+        FGSM(eps=0.1)(digits_model, x.numpy(), y)
+    with pytest.raises(DataError, match="int64"):
+        FGSM(eps=0.1)(digits_model, x, y.int())

@@ -58,6 +58,26 @@ def test_the_hash_sees_weights_and_architecture(model):
     )
 
 
+def test_the_hash_sees_how_a_neuron_fires_and_what_a_foreign_module_gives():
+    base = {"input_shape": (1, 8, 8), "classes": 3}
+    hashes = {
+        model_hash(build("mlp", **base, **each)) for each in ({}, {"reset": "soft"}, {"surrogate": "ste"}, {"detach_reset": True})
+    }
+    assert len(hashes) == 4
+
+    class Own(torch.nn.Module):
+        factor = 1.0
+
+        def forward(self, x):
+            return x.flatten(1)[:, :3] * self.factor
+
+    own, probe = Own(), torch.rand(4, 1, 8, 8)
+    before = model_hash(trustsnn.wrap(own, time_steps=1, classes=3), probe)
+    assert model_hash(trustsnn.wrap(own, time_steps=1, classes=3), probe) == before
+    own.factor = 2.0
+    assert model_hash(trustsnn.wrap(own, time_steps=1, classes=3), probe) != before
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_byte_is_guarded(folder, name):
     path = folder / name
@@ -95,6 +115,13 @@ def test_a_resigned_config_is_still_checked(folder):
     for change in (
         {**config, "format": "other/9"},
         {**config, "architecture": {"name": "conv", "arguments": {"hook": "os.system"}}},
+        {**config, "architecture": {"name": "conv", "arguments": {**config["architecture"]["arguments"], "channels": 60.0}}},
+        {
+            **config,
+            "architecture": {"name": "conv", "arguments": {**config["architecture"]["arguments"], "input_shape": [-1, 8, 8]}},
+        },
+        {**config, "architecture": {"name": "conv", "arguments": {**config["architecture"]["arguments"], "steps": 4.5}}},
+        {**config, "spec": {**config["spec"], "steps": 99}},
         {"format": FORMAT},
         [],
     ):

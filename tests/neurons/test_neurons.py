@@ -134,3 +134,31 @@ def test_bad_surrogates_are_refused():
 def test_current_without_time_is_refused():
     with pytest.raises(ModelContractError, match=r"\[T, B"):
         SpikingNeuron()(torch.rand(3))
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    current = torch.rand(3, 2, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(SpikingNeuron()(current).sum(), current, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        gradient.square().sum().backward()
+
+
+def test_threshold_alone_can_be_learnt_with_a_leaky_gain():
+    neuron = SpikingNeuron(Dynamics(gain="leaky"), learn=True)
+    neuron.leak.requires_grad_(False)
+    neuron(torch.rand(5, 2, 3) * 3).sum().backward()
+    assert neuron.threshold.grad.abs() > 0
+    assert neuron.leak.grad is None
+
+
+def test_large_layers_are_cut_to_the_cache_and_stay_the_same():
+    torch.manual_seed(0)
+    current = torch.randn(3, 5, 200_000, dtype=torch.float64)
+    weight = torch.randn_like(current)
+    parameters = torch.tensor(0.5, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    for dynamics in (Dynamics(initial=0.5), Dynamics(reset="soft", gain="leaky")):
+        expected = run(reference_forward, current, *parameters, weight, dynamics, Surrogate())
+        got = run(fire, current, *parameters, weight, dynamics, STBP(Surrogate()))
+        assert torch.equal(got[0], expected[0])
+        for mine, theirs in zip(got[2], expected[2], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-7)
