@@ -35,7 +35,7 @@ _SURROGATES = (
 
 PROFILES = {
     "quick": Profile(
-        "FGSM and PGD-10 through the model's own surrogate, PGD-10 through a wide one",
+        "FGSM and PGD-10 through the model's own surrogate, PGD-10 through a heavy-tailed one",
         (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("pgd", {"steps": 10}, ("atan", 0.5))),
         5,
     ),
