@@ -36,6 +36,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/batch_invariance.py
 
 clean:
 	rm -rf $(VENV) build site *.egg-info
