@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Raise glibc's mmap and trim thresholds to 1 and 2 GiB; False where there is no glibc.
 
-    glibc otherwise gives back every large block and faults it in again: twice the time of `train bptt --model conv`.
+    glibc otherwise gives back every large block and faults it in again, at every layer of every step.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
 def sleep_while_waiting() -> None:
     """Let OpenMP threads sleep at a barrier unless the user has set it otherwise. Before torch is imported.
 
-    Spinning threads make an audit up to 12 times slower when other work uses the same cores; sleeping costs about 10 % on
-    idle ones (OMP_WAIT_POLICY=ACTIVE in the environment brings it back).
+    Spinning threads make an audit many times slower when other work uses the same cores; sleeping costs a little on idle
+    ones (OMP_WAIT_POLICY=ACTIVE in the environment brings it back).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -19,7 +19,7 @@ from trustsnn.errors import ModelContractError
 from trustsnn.neurons.dynamics import Dynamics
 from trustsnn.neurons.surrogates import Surrogate
 
-_CACHE = 1 << 18  # elements a time step that the working set of a layer is cut to: measured best on a 1 MiB L2 cache
+_CACHE = 1 << 18  # elements a time step that the working set of a layer is cut to: about 1 MiB of float32
 
 
 def cache_sized(sequence: Tensor) -> Iterator[slice]:
