@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements.lock
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 FOLDERS := trustsnn attacks defenses federated reports
-SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -path '*/templates/*')
+SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
 .PHONY: audit test test-slow lint types docs bench clean
 

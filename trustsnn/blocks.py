@@ -2,13 +2,14 @@
 
 Convolutions and matrix products of another batch size add in another order; the last bit of a membrane then differs, a
 spike flips, and a robust accuracy moves. So a batch of any size is cut into blocks of `BLOCK` samples, the last one
-padded with zeros: a sample's result is the same bits in whatever company it comes.
+padded with zeros: a sample's result is the same bits in whatever company it comes. A model that says of itself that its
+samples are `independent` has that without padding, and its blocks are as large as the memory budget lets them be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,14 +31,17 @@ def is_stochastic(model: nn.Module) -> bool:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside: eval mode and no parameter needs a gradient. After: every module and parameter as it was."""
+    """Inside: eval mode and no parameter needs a gradient. After: every module and parameter as it was. A model with a
+    `fixed` context of its own (see `SpikingNetwork.fixed`) is in it."""
     modes = [(module, module.training) for module in model.modules()]
     needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
         for parameter, _ in needs:
             parameter.requires_grad_(False)
-        yield
+        fixed: Any = getattr(model, "fixed", nullcontext)
+        with fixed():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -45,12 +49,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(need)
 
 
-def _blocks(x: Tensor, draws: Draws | None) -> Iterator[tuple[slice, Tensor, Draws | None]]:
-    for start in range(0, len(x), BLOCK):
-        rows = slice(start, min(start + BLOCK, len(x)))
+def _blocks(model: nn.Module, x: Tensor, draws: Draws | None) -> Iterator[tuple[slice, Tensor, Draws | None]]:
+    independent = bool(getattr(model, "independent", False))
+    size = min(BLOCK, getattr(model, "affordable", BLOCK)) if independent else BLOCK
+    for start in range(0, len(x), size):
+        rows = slice(start, min(start + size, len(x)))
         block = x[rows]
-        here = draws.select(range(rows.start, rows.stop)).padded(BLOCK) if draws is not None else None
-        if len(block) < BLOCK:
+        here = draws.select(range(rows.start, rows.stop)) if draws is not None else None
+        if len(block) < BLOCK and not independent:
+            here = here.padded(BLOCK) if here is not None else None
             block = torch.cat([block, block.new_zeros((BLOCK - len(block), *block.shape[1:]))])
         yield rows, block, here
 
@@ -71,7 +78,7 @@ def _forward(model: nn.Module, block: Tensor, draws: Draws | None) -> Tensor:
 def predict(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Tensor:
     """Logits [B, K] without gradients. Call inside `frozen(model)`."""
     with torch.no_grad():
-        return torch.cat([_forward(model, b, d)[: s.stop - s.start] for s, b, d in _blocks(x, draws)])
+        return torch.cat([_forward(model, b, d)[: s.stop - s.start] for s, b, d in _blocks(model, x, draws)])
 
 
 class InputGradient(NamedTuple):
@@ -90,7 +97,7 @@ class InputGradient(NamedTuple):
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: Draws | None = None) -> InputGradient:
     """The gradient of `loss(logits, y)`, one value a sample, with respect to `x`. Call inside `frozen(model)`."""
     logits, losses, scales, direction = [], [], [], torch.zeros_like(x)
-    for rows, block, here in _blocks(x, draws):
+    for rows, block, here in _blocks(model, x, draws):
         leaf = block.detach().clone().requires_grad_()
         count = rows.stop - rows.start
         output = _forward(model, leaf, here)
@@ -126,7 +133,7 @@ def observe(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Observat
     logits: list[Tensor] = []
     spikes: dict[str, tuple[int, int]] = {}
     with torch.no_grad():
-        for rows, block, here in _blocks(x, draws):
+        for rows, block, here in _blocks(model, x, draws):
             count = rows.stop - rows.start
             trace = unroll(block, here) if is_stochastic(model) else unroll(block)
             logits.append(trace.logits.mean(0)[:count])

@@ -19,13 +19,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("attacks", "defenses", "federated", "reports")
-BUILT = ("pyproject.toml", "README.md", "LICENSE", "trustsnn", *FLOORS)
+BUILT = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "trustsnn", *FLOORS)
 NO_TORCH = "import sys; sys.modules['torch'] = None; from trustsnn.cli.main import main; main(sys.argv[1:])"
 
 
-def python(*arguments: str, cwd: Path, path: Path | None = None) -> str:
+def python(*arguments: str, cwd: Path, path: Path | None = None, environment: dict[str, str] | None = None) -> str:
     """What a fresh interpreter in `cwd` with `path` alone on PYTHONPATH prints; the test fails where it does not exit with 0."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | (environment or {})
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
@@ -45,20 +45,24 @@ def modules(folder: Path, name: str) -> set[str]:
     return {f"{name}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def built_wheel(place: Path, **environment: str) -> Path:
     """The wheel of the checkout, built from a copy so that no build/ is left in it."""
-    place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
     source.mkdir()
     for name in BUILT:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             shutil.copy(ROOT / name, source / name)
-    python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(source), cwd=place)
+    arguments = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(source))
+    python(*arguments, cwd=place, environment=environment)
     (built,) = place.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return built_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_trustsnn_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"trustsnn", f"{wheel.name.split('-py3')[0]}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"trustsnn", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
 
 
 def test_the_wheel_holds_every_module_and_the_data_files(wheel):
@@ -81,7 +85,20 @@ def test_the_wheel_holds_every_module_and_the_data_files(wheel):
     templates = {f"trustsnn/reports/templates/{path.name}" for path in (ROOT / "reports" / "templates").iterdir()}
     assert len(templates) >= 2
     assert {name for name in names if name.endswith(".py")} == expected
-    assert templates | {"trustsnn/py.typed"} <= names
+    sources = {"trustsnn/kernels/native.cpp", "trustsnn/kernels/native_body.h"}
+    assert templates | sources | {"trustsnn/py.typed"} <= names
+
+
+def test_without_a_compiler_the_wheel_is_built_without_the_native_kernels(wheel, tmp_path):
+    bare = built_wheel(tmp_path, CC="false", CXX="false")
+    names, full = (set(zipfile.ZipFile(path).namelist()) for path in (bare, wheel))
+    assert not [name for name in names if name.endswith(".so")]
+    assert {name for name in names if name.endswith(".py")} == {name for name in full if name.endswith(".py")}
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler here")
+def test_with_a_compiler_the_native_kernels_are_in_the_wheel(wheel):
+    assert [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("trustsnn/kernels/_native")]
 
 
 def test_the_wheel_has_the_command(wheel):

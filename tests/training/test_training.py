@@ -97,6 +97,7 @@ def test_divergence_is_named(digits_train):
     model = network(norm="none")
     with torch.no_grad():
         model.layers[-1].weight.fill_(torch.inf)
+        model.layers[-1].bias.fill_(torch.inf)
     with pytest.raises(ModelContractError, match="Lower the learning rate"):
         train(model, digits_train.take(100), TrainConfig(epochs=1, batch_size=50))
 

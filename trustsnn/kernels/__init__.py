@@ -1,0 +1,71 @@
+"""Kernels: what a spiking layer and an event-driven convolution cost most of their time in, several times over.
+
+Each operation has up to four implementations. `native` is C++, built at installation where a compiler is there; `numba` is
+compiled at the first use; `torch` is plain PyTorch and always there; `triton` serves tensors on a CUDA device. The best one
+that is there is used, unless TRUSTSNN_KERNELS names another. All make the same spikes; tests hold each to the plain
+reference, forward and backward.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from trustsnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+BACKENDS = ("native", "numba", "torch")
+
+_wanted: str | None = None
+
+
+@cache
+def available() -> tuple[str, ...]:
+    """The implementations for the CPU that are there, the best first."""
+    from trustsnn.kernels import native
+
+    found = {
+        "native": native.library() is not None,
+        "numba": importlib.util.find_spec("numba") is not None,
+        "torch": True,
+    }
+    return tuple(name for name in BACKENDS if found[name])
+
+
+def backend() -> str:
+    """The implementation in use on the CPU: "native", "numba" or "torch"."""
+    wanted = _wanted or os.environ.get("TRUSTSNN_KERNELS") or available()[0]
+    if wanted not in available():
+        raise ConfigError(f"Expected kernels (TRUSTSNN_KERNELS) of {', '.join(available())} here, got {wanted!r}.")
+    return wanted
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Inside this block the kernels are those of `name`."""
+    global _wanted
+    before = _wanted
+    _wanted = name
+    try:
+        backend()
+        yield
+    finally:
+        _wanted = before
+
+
+def accelerated(tensor: torch.Tensor) -> str | None:
+    """The implementation that serves `tensor`, or None where plain torch does: "native" or "numba" for float32 on the CPU,
+    "triton" for floating point on a CUDA device with Triton installed."""
+    import torch
+
+    if tensor.device.type == "cuda":
+        return "triton" if importlib.util.find_spec("triton") is not None else None
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or backend() == "torch":
+        return None
+    return backend()

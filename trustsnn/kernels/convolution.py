@@ -1,0 +1,174 @@
+"""Event-driven convolution: what the active inputs add, and nothing else. A linear layer is the convolution of 1x1 images.
+
+The native kernel takes each image for itself. It adds the weight rows of the active inputs, or multiplies everything out
+where too many inputs are active; both add in the same order, so for finite weights the choice changes the time and not one
+bit of the result, and neither do the other images of the batch or the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trustsnn.kernels.native import Shape, library
+
+# Above this share of active inputs multiplying everything out is faster (measured, benchmarks/layers.py).
+DENSE_ABOVE = 0.5
+_WEIGHT_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Stride, padding (before the first row and column, and as much after the last), dilation and groups."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def output(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the result for images of `size`."""
+        rows, columns = (
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(size, self.padding, self.dilation, kernel, self.stride, strict=True)
+        )
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight [O, I / groups, h, w] laid out for the kernel; `transposed` for the gradient with respect to the input."""
+
+    data: Tensor
+    shape: tuple[int, int, int, int]
+    transposed: bool
+    half: bool
+
+
+def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, half: bool = False) -> Packed:
+    """Lay out `weight` for `convolve` or, `transposed`, for `input_gradient`; `half` in bfloat16 (one group only)."""
+    shape = tuple(weight.shape)
+    outputs, inputs, high, wide = shape
+    if transposed:
+        weight = weight.view(groups, outputs // groups, inputs, high, wide).transpose(1, 2).flip(3, 4)
+        weight = weight.reshape(groups * inputs, outputs // groups, high, wide)
+        outputs, inputs = groups * inputs, outputs // groups
+    each = outputs // groups
+    chunk = _chunk(each)
+    block = 2 * -(-inputs // 2) if half else _block(inputs, wide)
+    chunks, blocks = -(-each // chunk), -(-inputs // block)
+    weight = weight.reshape(groups, each, inputs, high, wide)
+    weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * block - inputs, 0, chunks * chunk - each))
+    if half:  # [chunks][kernel_h][kernel_w][inputs / 2][chunk][2]
+        data = weight.view(chunks, chunk, block // 2, 2, high, wide).permute(0, 4, 5, 2, 1, 3).to(torch.bfloat16).contiguous()
+    else:  # [groups][chunks][kernel_h][blocks][kernel_w][block][chunk]
+        data = weight.view(groups, chunks, chunk, blocks, block, high, wide).permute(0, 1, 5, 3, 6, 4, 2).contiguous()
+    return Packed(data, shape, transposed, half)  # type: ignore[arg-type]
+
+
+def has_half() -> bool:
+    """Whether this processor multiplies bfloat16 (AVX512-BF16) and the native kernels are in use."""
+    found = library()
+    return found is not None and bool(found.trustsnn_has_bf16())
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """`images` [N, C, H, W] with the channels of a pixel side by side."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def convolve(images: Tensor, packed: Packed, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The convolution of `images` [N, I, H, W] with the packed weight, [N, O, H', W'], native kernel only."""
+    images = channels_last(images)
+    outputs, _, high, wide = packed.shape
+    rows, columns = geometry.output((images.shape[2], images.shape[3]), (high, wide))
+    out = torch.empty((len(images), outputs, rows, columns), memory_format=torch.channels_last)
+    shape = _shape(images, out, packed.shape, geometry)
+    where = bias.contiguous() if bias is not None else None
+    if out.numel():
+        _library().trustsnn_convolve(
+            ctypes.byref(shape), images.data_ptr(), packed.data.data_ptr(), where.data_ptr() if where is not None else None,
+            out.data_ptr(),
+        )  # fmt: skip
+    return out
+
+
+def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geometry: Geometry) -> Tensor:
+    """dLoss/dimages [N, I, H, W] of images of `size` from dLoss/dout, with a transposed packed weight, native kernel only.
+
+    With a bfloat16 weight the products are of bfloat16 values, summed in float32.
+    """
+    to_out = channels_last(to_out)
+    outputs, inputs, high, wide = packed.shape
+    out = torch.empty((len(to_out), inputs * geometry.groups, *size), memory_format=torch.channels_last)
+    before = tuple(d * (k - 1) - p for d, k, p in zip(geometry.dilation, (high, wide), geometry.padding, strict=True))
+    turned = replace(geometry, stride=(1, 1), padding=before)
+    shape = _shape(to_out, out, (inputs * geometry.groups, outputs // geometry.groups, high, wide), turned)
+    shape.up_h, shape.up_w = geometry.stride
+    if not out.numel():
+        return out
+    if packed.half:
+        _library().trustsnn_convolve_bf16(ctypes.byref(shape), to_out.data_ptr(), packed.data.data_ptr(), out.data_ptr())
+    else:
+        _library().trustsnn_convolve(ctypes.byref(shape), to_out.data_ptr(), packed.data.data_ptr(), None, out.data_ptr())
+    return out
+
+
+def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Tensor:
+    """dLoss/dweight [O, I / groups, h, w] from the active inputs of `images` alone, native kernel only."""
+    images, to_out = channels_last(images), channels_last(to_out)
+    groups = geometry.groups
+    outputs, inputs = to_out.shape[1], images.shape[1] // groups
+    each = outputs // groups
+    chunks = -(-each // _WEIGHT_CHUNK)
+    gradient = torch.zeros((groups, chunks, *kernel, inputs, _WEIGHT_CHUNK))
+    shape = _shape(images, to_out, (outputs, inputs, *kernel), geometry)
+    if to_out.numel():
+        _library().trustsnn_weight_gradient(
+            ctypes.byref(shape), images.data_ptr(), to_out.data_ptr(), gradient.data_ptr()
+        )  # fmt: skip
+    gradient = gradient.permute(0, 1, 5, 4, 2, 3).reshape(groups, chunks * _WEIGHT_CHUNK, inputs, *kernel)
+    return gradient[:, :each].reshape(outputs, inputs, *kernel)
+
+
+def density(images: Tensor) -> float:
+    """The share of entries that are not zero."""
+    found = library()
+    in_one_piece = images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)
+    if found is None or images.dtype != torch.float32 or not in_one_piece:
+        active = int(torch.count_nonzero(images))
+    else:
+        active = found.trustsnn_count(images.data_ptr(), images.numel(), torch.get_num_threads())
+    return active / max(1, images.numel())
+
+
+def _chunk(outputs: int) -> int:
+    return 64 if outputs > 32 else 32 if outputs > 16 else 16
+
+
+def _block(inputs: int, wide: int) -> int:
+    """Inputs whose weights, for a row of the kernel and a chunk of outputs, stay in the L1 or L2 cache together."""
+    return min(inputs, max(8, 192 // wide))
+
+
+def _shape(images: Tensor, out: Tensor, weight: tuple[int, ...], geometry: Geometry) -> Shape:
+    outputs, inputs, high, wide = weight
+    return Shape(
+        images=images.shape[0], height=images.shape[2], width=images.shape[3], inputs=images.shape[1],
+        rows=out.shape[2], columns=out.shape[3], outputs=out.shape[1], kernel_h=high, kernel_w=wide,
+        stride_h=geometry.stride[0], stride_w=geometry.stride[1], up_h=1, up_w=1,
+        top=geometry.padding[0], left=geometry.padding[1],
+        dilation_h=geometry.dilation[0], dilation_w=geometry.dilation[1], groups=geometry.groups,
+        block=_block(inputs, wide), chunk=_chunk(outputs // geometry.groups),
+        threads=torch.get_num_threads(), dense_above=DENSE_ABOVE,
+    )  # fmt: skip
+
+
+def _library() -> ctypes.CDLL:
+    found = library()
+    assert found is not None  # the caller asked `accelerated`
+    return found

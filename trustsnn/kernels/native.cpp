@@ -1,0 +1,226 @@
+// The kernels of trustsnn.kernels in C++: plain C functions over pointers, called through ctypes; no Python or torch header.
+//
+// native_body.h is compiled once for each instruction set, and the best one that the processor has is picked at run time.
+// Every sum runs in one fixed order for one sample, and no multiplication is contracted with an addition by the compiler
+// (-ffp-contract=off), so a result depends neither on the number of threads nor on the other samples of a batch.
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// OpenMP's pool, where torch has already loaded one: the kernels then share torch's threads instead of adding their own.
+extern "C" void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
+
+extern "C" {
+
+// A layer of neurons over [steps, batch, size] (see trustsnn.neurons.Dynamics). The backward pass reads the membrane that the
+// forward kept, as float32 or (HALF) its distance to the threshold as bfloat16, whose sign is the spike's; or (RECOMPUTE) it
+// makes it again from the current.
+struct Neuron {
+    int64_t steps, batch, size, threads, flags, surrogate;
+    float leak, threshold, gain, initial, width;
+};
+
+// A convolution of images [images, height, width, inputs] to [images, rows, columns, outputs], channels last. `top` and
+// `left` pad before the first row and column; `up` inserts zeros between the pixels of the input (a transposed
+// convolution). Weights are packed [groups][chunks][kernel_h][blocks][kernel_w][block][chunk] of inputs and outputs, with
+// zeros where a group does not fill its last block or chunk. An image with a larger share of active inputs than
+// `dense_above` is multiplied out; the result is the same bits either way.
+struct Shape {
+    int64_t images, height, width, inputs, rows, columns, outputs, kernel_h, kernel_w, stride_h, stride_w, up_h, up_w, top,
+        left, dilation_h, dilation_w, groups, block, chunk, threads;
+    double dense_above;
+};
+}
+
+namespace {
+
+enum Surrogate { TRIANGULAR, RECTANGULAR, ATAN, SIGMOID, EXPONENTIAL, STE };
+enum Flag { HARD = 1, STRICT = 2, DETACH = 4, HALF = 8, CONSTANT = 16, LEAKY = 32, RECOMPUTE = 64 };
+const int64_t SPAN = 8192;        // neurons that a thread takes through all steps at a time: their state fits the L1 cache
+const int64_t RECOMPUTED = 1 << 16;  // membranes of a span that the backward pass makes again
+const int64_t WEIGHT_CHUNK = 32;  // outputs that the weight gradient takes at a time
+const int64_t STREAM_BYTES = 8 << 20;  // results larger than this are written past the cache
+
+// Calls `work(item)` for every item below `count` on `threads` threads.
+template <class Work>
+void parallel(int64_t count, int64_t threads, const Work &work) {
+    if (threads > count) threads = count;
+    if (threads <= 1) {
+        for (int64_t item = 0; item < count; item++) work(item);
+        return;
+    }
+    struct Shared {
+        const Work &work;
+        std::atomic<int64_t> next;
+        int64_t count;
+    } shared{work, {0}, count};
+    auto drain = +[](void *data) {
+        Shared &mine = *static_cast<Shared *>(data);
+        for (int64_t item; (item = mine.next.fetch_add(1, std::memory_order_relaxed)) < mine.count;) mine.work(item);
+    };
+    if (GOMP_parallel) {
+        GOMP_parallel(drain, &shared, static_cast<unsigned>(threads), 0);
+        return;
+    }
+    std::vector<std::thread> team;
+    for (int64_t i = 1; i < threads; i++) team.emplace_back(drain, &shared);
+    drain(&shared);
+    for (auto &member : team) member.join();
+}
+
+// Scratch memory of a thread, kept between calls and aligned to a cache line. A slot serves one purpose.
+void *scratch(int slot, size_t bytes) {
+    struct Blocks {
+        void *data[4] = {};
+        size_t bytes[4] = {};
+        ~Blocks() {
+            for (void *each : data) std::free(each);
+        }
+    };
+    static thread_local Blocks blocks;
+    if (bytes > blocks.bytes[slot]) {
+        std::free(blocks.data[slot]);
+        blocks.bytes[slot] = (bytes + 127) / 64 * 64;
+        blocks.data[slot] = std::aligned_alloc(64, blocks.bytes[slot]);
+        if (!blocks.data[slot]) std::abort();
+    }
+    return blocks.data[slot];
+}
+
+int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
+
+}  // namespace
+
+#if defined(__x86_64__)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")
+#endif
+#define LANES 16
+namespace avx512 {
+#include "native_body.h"
+}
+#undef LANES
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define LANES 8
+namespace avx2 {
+#include "native_body.h"
+}
+#undef LANES
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+#define LANES 4
+namespace plain {
+#include "native_body.h"
+}
+#undef LANES
+
+namespace {
+
+int best() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return 16;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 8;
+#endif
+    return 4;
+}
+
+int lanes = best();
+
+}  // namespace
+
+#if defined(__x86_64__)
+#define PICK(CALL)                            \
+    switch (lanes) {                          \
+        case 16: avx512::CALL; break;         \
+        case 8: avx2::CALL; break;            \
+        default: plain::CALL;                 \
+    }
+#else
+#define PICK(CALL) plain::CALL;
+#endif
+
+extern "C" {
+
+// Lanes of the instruction set in use: 16 (AVX-512), 8 (AVX2) or 4; `want` of 8 or 4 lowers it, 0 asks only.
+int trustsnn_lanes(int want) {
+    if (want > 0) lanes = want < best() ? want : best();
+    return lanes;
+}
+
+int trustsnn_has_bf16() {
+#if defined(__x86_64__)
+    return lanes == 16 && __builtin_cpu_supports("avx512bf16");
+#else
+    return 0;
+#endif
+}
+
+// Neurons of a sample that one sum of `trustsnn_lif_backward` is over: it fills [batch][size / span, rounded up] of them.
+int64_t trustsnn_span(const Neuron *neuron) { return plain::span(*neuron); }
+
+void trustsnn_lif_forward(const Neuron *neuron, const float *current, float *spikes, void *membrane) {
+    PICK(lif_forward(*neuron, current, spikes, membrane))
+}
+
+void trustsnn_lif_backward(const Neuron *neuron, const float *current, const void *membrane, const float *to_spikes, float *out,
+                           double *to_leak, double *to_threshold) {
+    PICK(lif_backward(*neuron, current, membrane, to_spikes, out, to_leak, to_threshold))
+}
+
+// Entries that are not zero.
+int64_t trustsnn_count(const float *from, int64_t count, int64_t threads) {
+    const int64_t each = 1 << 16;
+    std::atomic<int64_t> found{0};
+    parallel(divided(count, each), threads, [&](int64_t item) {
+        int64_t here = 0, begin = item * each, end = begin + each < count ? begin + each : count;
+        PICK(count_active(from + begin, end - begin, &here))
+        found.fetch_add(here, std::memory_order_relaxed);
+    });
+    return found;
+}
+
+// Returns the number of active inputs, counting every input of an image that was multiplied out.
+int64_t trustsnn_convolve(const Shape *shape, const float *in, const float *weight, const float *bias, float *out) {
+    int64_t active = 0;
+    PICK(convolve(*shape, in, weight, bias, out, &active))
+    return active;
+}
+
+void trustsnn_convolve_bf16(const Shape *shape, const float *in, const uint16_t *weight, float *out) {
+#if defined(__x86_64__)
+    avx512::convolve_bf16(*shape, in, weight, out);
+#endif
+}
+
+// `gradient` is of the packed weight, [groups][chunks of 32][kernel_h][kernel_w][inputs / groups][32].
+void trustsnn_weight_gradient(const Shape *shape, const float *in, const float *to_out, float *gradient) {
+    PICK(weight_gradient(*shape, in, to_out, gradient))
+}
+}

@@ -1,0 +1,55 @@
+"""The kernels in C++, through ctypes. `library()` is None where they were not built or do not load."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+
+class Neuron(ctypes.Structure):
+    """Mirrors `Neuron` of native.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("steps", "batch", "size", "threads", "flags", "surrogate")),
+        *((name, ctypes.c_float) for name in ("leak", "threshold", "gain", "initial", "width")),
+    ]
+
+
+class Shape(ctypes.Structure):
+    """Mirrors `Shape` of native.cpp."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                "images", "height", "width", "inputs", "rows", "columns", "outputs", "kernel_h", "kernel_w", "stride_h",
+                "stride_w", "up_h", "up_w", "top", "left", "dilation_h", "dilation_w", "groups", "block", "chunk", "threads",
+            )
+        ),
+        ("dense_above", ctypes.c_double),
+    ]  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library beside this file, its functions typed; None where there is none."""
+    import torch  # noqa: F401  its OpenMP pool is to be there before the library looks for one
+
+    for path in sorted(Path(__file__).parent.glob("_native*.so")):
+        try:
+            found = ctypes.CDLL(str(path))
+        except OSError:
+            continue
+        pointer = ctypes.c_void_p
+        found.trustsnn_lanes.argtypes = [ctypes.c_int]
+        found.trustsnn_span.argtypes, found.trustsnn_span.restype = [pointer], ctypes.c_int64
+        for name, count in (
+            ("lif_forward", 4), ("lif_backward", 7), ("convolve", 5), ("convolve_bf16", 4), ("weight_gradient", 4),
+        ):  # fmt: skip
+            function = getattr(found, f"trustsnn_{name}")
+            function.argtypes, function.restype = [pointer] * count, None
+        found.trustsnn_count.argtypes, found.trustsnn_count.restype = [pointer, ctypes.c_int64, ctypes.c_int64], ctypes.c_int64
+        found.trustsnn_convolve.restype = ctypes.c_int64
+        return found
+    return None

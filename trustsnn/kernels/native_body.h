@@ -1,0 +1,794 @@
+// The bodies of the kernels, for vectors of LANES floats. Included by native.cpp once for each instruction set.
+
+typedef float V __attribute__((vector_size(LANES * 4)));
+typedef int32_t I __attribute__((vector_size(LANES * 4)));
+typedef uint32_t U __attribute__((vector_size(LANES * 4)));
+typedef uint16_t H __attribute__((vector_size(LANES * 2)));
+typedef V AnyV __attribute__((aligned(4), may_alias));
+typedef H AnyH __attribute__((aligned(2), may_alias));
+
+static inline V all(float value) { return V{} + value; }
+static inline V load(const float *from) { return *reinterpret_cast<const AnyV *>(from); }
+static inline void store(float *to, V value) { *reinterpret_cast<AnyV *>(to) = value; }
+static inline V choose(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
+static inline V absolute(V value) { return (V)((I)value & 0x7fffffff); }
+
+static inline V multiply_add(V a, V b, V c) {
+#if LANES == 16
+    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif LANES == 8
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+// Stores past the cache: `to` is aligned to the vector.
+static inline void stream(float *to, V value) {
+#if LANES == 16
+    _mm512_stream_ps(to, (__m512)value);
+#elif LANES == 8
+    _mm256_stream_ps(to, (__m256)value);
+#else
+    store(to, value);
+#endif
+}
+
+static inline void fence() {
+#if LANES >= 8
+    _mm_sfence();
+#endif
+}
+
+// Rounded to the nearest bfloat16, ties to even.
+static inline H to_half(V value) {
+    U bits = (U)value;
+    return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, H);
+}
+
+static inline V from_half(H value) { return (V)(__builtin_convertvector(value, U) << 16); }
+
+// exp(x) for x <= 0, to 2 units in the last place (Cephes' expf).
+static inline V exponential(V x) {
+    x = choose(x < all(-87.0f), all(-87.0f), x);
+    V scaled = x * 1.44269504f - 0.5f;
+    I n = __builtin_convertvector(scaled, I);
+    V whole = __builtin_convertvector(n, V);
+    V r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
+    V p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (V)((n + 127) << 23);
+}
+
+// The surrogate derivative at distance d, see trustsnn.neurons.surrogates.
+template <int KIND>
+static inline V surrogate(V d, float width) {
+    V zero = V{};
+    switch (KIND) {
+        case TRIANGULAR: {
+            V height = width - absolute(d);
+            return choose(height > zero, height, zero) * (1 / (width * width));
+        }
+        case RECTANGULAR: return choose(absolute(d) < all(width), all(1 / (2 * width)), zero);
+        case ATAN: {
+            V z = d * (1.57079632679f / width);
+            return all(1.0f) / (z * z + 1.0f) * (1 / (2 * width));
+        }
+        case SIGMOID: {
+            V e = exponential(-absolute(d) / width);
+            V rate = all(1.0f) / (e + 1.0f);
+            return e * rate * rate / width;
+        }
+        case EXPONENTIAL: return exponential(-absolute(d) / width) / width;
+        default: return all(1.0f);
+    }
+}
+
+// Spans of neurons of one sample, so that sums over a sample never depend on the batch.
+static inline int64_t span(const Neuron &n) {
+    if (!(n.flags & RECOMPUTE)) return SPAN;
+    const int64_t fits = RECOMPUTED / n.steps / 16 * 16;  // the membranes of all steps stay in the L2 cache
+    return fits < 64 ? 64 : fits < SPAN ? fits : SPAN;
+}
+
+static inline int64_t spans(const Neuron &n) { return divided(n.size, span(n)); }
+
+enum Keep { NOTHING, FULL, SHORT };
+
+template <int KEEP>
+static void lif_forward_span(const Neuron &n, const float *current, float *spikes, void *membrane, int64_t begin, int64_t count,
+                             bool past) {
+    alignas(64) float state[SPAN];
+    const int64_t total = n.batch * n.size, whole = count / LANES * LANES;
+    const bool hard = n.flags & HARD;
+    const float limit = n.flags & STRICT ? std::nextafterf(n.threshold, INFINITY) : n.threshold;
+    const float leak = n.leak, threshold = n.threshold, gain = n.gain;
+    const I kept = hard ? I{} : ~I{};
+    const I one = (I)all(1.0f);
+    for (int64_t i = 0; i < count; i++) state[i] = n.initial;
+    for (int64_t t = 0; t < n.steps; t++) {
+        const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
+        float *s = spikes + t * total + begin;
+        float *u = static_cast<float *>(membrane) + t * total + begin;
+        uint16_t *h = static_cast<uint16_t *>(membrane) + t * total + begin;
+        int64_t i = 0;
+        for (; i < whole; i += LANES) {
+            V before = load(state + i) * leak + load(x + i) * gain;
+            I fired = before >= all(limit);
+            V spike = (V)(fired & one);
+            store(state + i, choose(fired, (V)((I)(before - threshold) & kept), before));
+            if (past) {
+                stream(s + i, spike);
+                if (KEEP == FULL) stream(u + i, before);
+            } else {
+                store(s + i, spike);
+                if (KEEP == FULL) store(u + i, before);
+            }
+            if (KEEP == SHORT) *reinterpret_cast<AnyH *>(h + i) = to_half(before - threshold);
+        }
+        for (; i < count; i++) {
+            float before = state[i] * leak + x[i] * gain;
+            bool fired = before >= limit;
+            state[i] = fired ? (hard ? 0.0f : before - threshold) : before;
+            s[i] = fired ? 1.0f : 0.0f;
+            if (KEEP == FULL) u[i] = before;
+            if (KEEP == SHORT) h[i] = to_half(all(before - threshold))[0];
+        }
+    }
+}
+
+// The same neurons without the border between samples, which only sums over a sample need.
+static inline Neuron joined(Neuron n) {
+    n.size *= n.batch;
+    n.batch = 1;
+    return n;
+}
+
+static void lif_forward(const Neuron &given, const float *current, float *spikes, void *membrane) {
+    const Neuron n = joined(given);
+    const uintptr_t address = reinterpret_cast<uintptr_t>(spikes) | reinterpret_cast<uintptr_t>(membrane);
+    const bool past = n.size % LANES == 0 && address % 64 == 0 && n.steps * n.batch * n.size * 4 > STREAM_BYTES;
+    parallel(n.batch * spans(n), n.threads, [&](int64_t item) {
+        int64_t sample = item / spans(n), from = item % spans(n) * span(n);
+        int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
+        if (!membrane)
+            lif_forward_span<NOTHING>(n, current, spikes, membrane, begin, count, past);
+        else if (n.flags & HALF)
+            lif_forward_span<SHORT>(n, current, spikes, membrane, begin, count, past);
+        else
+            lif_forward_span<FULL>(n, current, spikes, membrane, begin, count, past);
+        if (past) fence();
+    });
+}
+
+// The membrane before each spike, [steps][count], of a span.
+static void lif_membrane_span(const Neuron &n, const float *current, float *membrane, int64_t begin, int64_t count) {
+    alignas(64) float state[SPAN];
+    const int64_t total = n.batch * n.size;
+    const float limit = n.flags & STRICT ? std::nextafterf(n.threshold, INFINITY) : n.threshold;
+    const float leak = n.leak, threshold = n.threshold, gain = n.gain;
+    const bool hard = n.flags & HARD;
+    for (int64_t i = 0; i < count; i++) state[i] = n.initial;
+    for (int64_t t = 0; t < n.steps; t++) {
+        const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
+        float *u = membrane + t * count;
+        for (int64_t i = 0; i < count; i++) {
+            const float before = state[i] * leak + x[i] * gain, rest = hard ? 0.0f : before - threshold;
+            u[i] = before;
+            state[i] = before >= limit ? rest : before;
+        }
+    }
+}
+
+// Per neuron and step, from the last to the first: see trustsnn.neurons.estimator.STBP. `carried` is dLoss/dv_t.
+template <int KIND, bool SUMS>
+static void lif_backward_span(const Neuron &n, const float *current, const void *membrane, const float *to_spikes, float *out,
+                              double *to_leak, double *to_threshold, int64_t begin, int64_t count, bool past) {
+    alignas(64) float carried[SPAN], sum[SPAN];
+    const bool hard = n.flags & HARD, half = n.flags & HALF, constant = n.flags & CONSTANT, again = n.flags & RECOMPUTE;
+    const int64_t total = n.batch * n.size, apart = again ? count : total;  // between the membranes of two steps
+    const float leak = n.leak, threshold = n.threshold, gain = n.gain, width = n.width;
+    const float limit = n.flags & STRICT ? std::nextafterf(threshold, INFINITY) : threshold;
+    const float above = n.flags & STRICT ? 1.17549435e-38f : 0.0f;
+    const float by_membrane = !(n.flags & DETACH) && hard ? 1.0f : 0.0f;
+    const float by_threshold = !(n.flags & DETACH) && !hard ? threshold : 0.0f;
+    const I kept = hard ? I{} : ~I{};
+    if (again) {
+        float *made = static_cast<float *>(scratch(0, n.steps * count * sizeof(float)));
+        lif_membrane_span(n, current, made, begin, count);
+        membrane = made;
+    } else {
+        membrane = static_cast<const char *>(membrane) + begin * (half ? sizeof(uint16_t) : sizeof(float));
+    }
+    double leak_sum = 0, threshold_sum = 0;
+    for (int64_t i = 0; i < count; i++) carried[i] = sum[i] = 0;
+    for (int64_t t = n.steps - 1; t >= 0; t--) {
+        const int64_t here = t * total + begin;
+        const float *u = static_cast<const float *>(membrane) + t * apart, *g = to_spikes + here;
+        const uint16_t *h = static_cast<const uint16_t *>(membrane) + t * apart;
+        const float *x = SUMS && n.flags & LEAKY ? current + (constant ? begin : here) : nullptr;
+        float *result = constant ? sum : out + here;
+        V leaks = V{}, thresholds = V{};
+        // Distance to the threshold, membrane before and after the spike, and whether it fired.
+        struct Read {
+            V distance, before, after;
+            I fired;
+        };
+        auto read = [&](V kept_value) {
+            Read r;
+            r.distance = half ? kept_value : kept_value - threshold;
+            r.before = half ? kept_value + threshold : kept_value;
+            r.fired = half ? r.distance >= all(above) : r.before >= all(limit);
+            r.after = choose(r.fired, (V)((I)(r.before - threshold) & kept), r.before);
+            return r;
+        };
+        auto step = [&](V kept_value, V kept_earlier, V to_spike, V c, V input) {
+            const Read r = read(kept_value);
+            V through = surrogate<KIND>(r.distance, width) * (to_spike - c * (r.before * by_membrane + by_threshold));
+            V m = through + c - (V)(r.fired & ~kept & (I)c);
+            if (SUMS) {
+                thresholds -= through + (V)(r.fired & kept & (I)c);
+                leaks += m * (t == 0 ? all(n.initial) : read(kept_earlier).after);
+                if (t == 0) thresholds += m * (leak * n.initial / threshold);
+                if (n.flags & LEAKY) leaks -= m * input;
+            }
+            return m;
+        };
+        int64_t i = 0;
+        for (; i + LANES <= count; i += LANES) {
+            V now = half ? from_half(*reinterpret_cast<const AnyH *>(h + i)) : load(u + i), earlier = V{};
+            if (SUMS && t > 0) earlier = half ? from_half(*reinterpret_cast<const AnyH *>(h + i - apart)) : load(u + i - apart);
+            V m = step(now, earlier, load(g + i), load(carried + i), x ? load(x + i) : V{});
+            store(carried + i, m * leak);
+            if (constant)
+                store(sum + i, load(sum + i) + m * gain);
+            else if (past)
+                stream(result + i, m * gain);
+            else
+                store(result + i, m * gain);
+        }
+        for (; i < count; i++) {
+            V now = half ? from_half(H{} + h[i]) : all(u[i]), earlier = V{};
+            if (SUMS && t > 0) earlier = half ? from_half(H{} + h[i - apart]) : all(u[i - apart]);
+            const V leaks_before = leaks, thresholds_before = thresholds;
+            V m = step(now, earlier, all(g[i]), all(carried[i]), x ? all(x[i]) : V{});
+            if (SUMS) {  // one neuron fills all lanes here
+                leak_sum += (leaks - leaks_before)[0], threshold_sum += (thresholds - thresholds_before)[0];
+                leaks = leaks_before, thresholds = thresholds_before;
+            }
+            carried[i] = m[0] * leak;
+            if (constant)
+                sum[i] += m[0] * gain;
+            else
+                result[i] = m[0] * gain;
+        }
+        if (SUMS)
+            for (int lane = 0; lane < LANES; lane++) leak_sum += leaks[lane], threshold_sum += thresholds[lane];
+    }
+    if (constant) std::memcpy(out + begin, sum, count * sizeof(float));
+    if (SUMS) *to_leak = leak_sum, *to_threshold = threshold_sum;
+}
+
+template <bool SUMS>
+static void lif_backward_all(const Neuron &n, const float *current, const void *membrane, const float *to_spikes, float *out,
+                             double *to_leak, double *to_threshold) {
+    const bool past = n.size % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
+                      n.steps * n.batch * n.size * 4 > STREAM_BYTES;
+    parallel(n.batch * spans(n), n.threads, [&](int64_t item) {
+        int64_t sample = item / spans(n), from = item % spans(n) * span(n);
+        int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
+#define SPAN_OF(KIND)                                                                                                   \
+    case KIND:                                                                                                          \
+        lif_backward_span<KIND, SUMS>(n, current, membrane, to_spikes, out, to_leak + item, to_threshold + item, begin, \
+                                      count, past);                                                                     \
+        break;
+        switch (n.surrogate) {
+            SPAN_OF(TRIANGULAR)
+            SPAN_OF(RECTANGULAR)
+            SPAN_OF(ATAN)
+            SPAN_OF(SIGMOID)
+            SPAN_OF(EXPONENTIAL)
+            SPAN_OF(STE)
+        }
+#undef SPAN_OF
+        if (past) fence();
+    });
+}
+
+static void lif_backward(const Neuron &n, const float *current, const void *membrane, const float *to_spikes, float *out,
+                         double *to_leak, double *to_threshold) {
+    if (to_leak)
+        lif_backward_all<true>(n, current, membrane, to_spikes, out, to_leak, to_threshold);
+    else
+        lif_backward_all<false>(joined(n), current, membrane, to_spikes, out, to_leak, to_threshold);
+}
+
+// Bits of the entries of `from` that are not zero.
+static inline uint32_t active_mask(const float *from) {
+#if LANES == 16
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(from), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#elif LANES == 8
+    return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(from), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#else
+    uint32_t mask = 0;
+    for (int lane = 0; lane < LANES; lane++) mask |= static_cast<uint32_t>(from[lane] != 0) << lane;
+    return mask;
+#endif
+}
+
+// Calls `found(i, value)` for every entry that is not zero, in order.
+template <class Found>
+static inline void for_active(const float *from, int64_t count, const Found &found) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (uint32_t mask = active_mask(from + i); mask; mask &= mask - 1) {
+            int64_t at = i + __builtin_ctz(mask);
+            found(at, from[at]);
+        }
+    for (; i < count; i++)
+        if (from[i] != 0) found(i, from[i]);
+}
+
+static void count_active(const float *from, int64_t count, int64_t *active) {
+    int64_t found = 0, i = 0;
+    for (; i + LANES <= count; i += LANES) found += __builtin_popcount(active_mask(from + i));
+    for (; i < count; i++) found += from[i] != 0;
+    *active = found;
+}
+
+// What a convolution reads of one image: the padded image, or the active inputs of each block of each row.
+struct Image {
+    int32_t *start;  // [height][blocks][width + 1] positions in `place`
+    int32_t *place;  // (column * block + input within the block) * chunk, ascending within a row of a block
+    float *value;
+    int64_t active;
+    bool ones;  // every active value is 1
+};
+
+static inline int64_t padded_height(const Shape &s) { return (s.rows - 1) * s.stride_h + s.dilation_h * (s.kernel_h - 1) + 1; }
+static inline int64_t padded_width(const Shape &s) { return (s.columns - 1) * s.stride_w + s.dilation_w * (s.kernel_w - 1) + 1; }
+
+// Lists of the active inputs of `in`, one image, with its padding, unless there are more than `most`: then `start` is null.
+// A block never spans two groups.
+static Image listed(const Shape &s, const float *in, int64_t most) {
+    const int64_t height = padded_height(s), width = padded_width(s), inputs = s.inputs / s.groups;
+    const int64_t each = divided(inputs, s.block), blocks = s.groups * each;
+    Image image{};
+    image.start = static_cast<int32_t *>(scratch(0, height * blocks * (width + 1) * sizeof(int32_t)));
+    image.place = static_cast<int32_t *>(scratch(1, (most + 2 * width * s.inputs) * sizeof(int32_t)));
+    image.value = static_cast<float *>(scratch(2, (most + 2 * width * s.inputs) * sizeof(float)));
+    int32_t count = 0;
+    bool ones = true;
+    for (int64_t row = 0; row < height; row++) {
+        const int64_t y = row - s.top;
+        const bool inside = y >= 0 && y % s.up_h == 0 && y / s.up_h < s.height;
+        for (int64_t block = 0; block < blocks; block++) {
+            int32_t *start = image.start + (row * blocks + block) * (width + 1);
+            const int64_t within = block % each * s.block, first = block / each * inputs + within;
+            const int64_t size = inputs - within < s.block ? inputs - within : s.block;
+            for (int64_t column = 0; column < width; column++) {
+                start[column] = count;
+                const int64_t x = column - s.left;
+                if (!inside || x < 0 || x % s.up_w || x / s.up_w >= s.width) continue;
+                const float *from = in + (y / s.up_h * s.width + x / s.up_w) * s.inputs + first;
+                const int64_t base = column * s.block;
+                for_active(from, size, [&](int64_t i, float value) {
+                    image.place[count] = static_cast<int32_t>((base + i) * s.chunk);
+                    image.value[count++] = value;
+                    ones &= value == 1.0f;
+                });
+            }
+            start[width] = count;
+        }
+        if (count > most) return Image{};
+    }
+    image.ones = ones;
+    image.active = count;
+    return image;
+}
+
+// The padded image itself, [height][width][inputs].
+static float *padded(const Shape &s, const float *in) {
+    const int64_t height = padded_height(s), width = padded_width(s);
+    float *pixels = static_cast<float *>(scratch(0, height * width * s.inputs * sizeof(float)));
+    std::memset(pixels, 0, height * width * s.inputs * sizeof(float));
+    for (int64_t y = 0; y < s.height; y++) {
+        const int64_t row = y * s.up_h + s.top;
+        if (row < 0 || row >= height) continue;
+        for (int64_t x = 0; x < s.width; x++) {
+            const int64_t column = x * s.up_w + s.left;
+            if (column >= 0 && column < width)
+                std::memcpy(pixels + (row * width + column) * s.inputs, in + (y * s.width + x) * s.inputs, s.inputs * 4);
+        }
+    }
+    return pixels;
+}
+
+template <int VECTORS>
+static inline void put(const V *sums, float *out, int64_t room) {
+    if (room >= VECTORS * LANES) {
+        for (int v = 0; v < VECTORS; v++) store(out + v * LANES, sums[v]);
+        return;
+    }
+    float buffer[VECTORS * LANES];
+    for (int v = 0; v < VECTORS; v++) store(buffer + v * LANES, sums[v]);
+    std::memcpy(out, buffer, room * sizeof(float));
+}
+
+// One chunk of outputs of one group at every pixel, adding the weight rows of active inputs. Some pixels are taken through
+// all blocks at a time, and a block's weights serve all of them from the L1 cache. The order of a pixel's sum is that of
+// the packed weight: kernel row, block, kernel column, input.
+template <int VECTORS, bool ONES>
+static void convolve_listed(const Shape &s, const Image &image, const float *weight, const float *bias, float *out, int64_t group,
+                            int64_t room) {
+    const int64_t width = padded_width(s), each = divided(s.inputs / s.groups, s.block), blocks = s.groups * each;
+    const int64_t pixels = s.rows * s.columns, TOGETHER = 64, chunk = VECTORS * LANES;
+    // Neighbouring columns of the kernel are neighbours in the list too, unless dilation parts them.
+    const int64_t runs = s.dilation_w == 1 ? 1 : s.kernel_w, columns = s.dilation_w == 1 ? s.kernel_w : 1;
+    alignas(64) float sums[TOGETHER * chunk], initial[chunk], zeros[chunk] = {};
+    for (int64_t i = 0; i < chunk; i++) initial[i] = bias && i < room ? bias[i] : 0.0f;
+    for (int64_t from = 0; from < pixels; from += TOGETHER) {
+        const int64_t to = from + TOGETHER < pixels ? from + TOGETHER : pixels;
+        for (int64_t p = from; p < to; p++) std::memcpy(sums + (p - from) * chunk, initial, chunk * sizeof(float));
+        for (int64_t ky = 0; ky < s.kernel_h; ky++)
+            for (int64_t block = 0; block < each; block++) {
+                const float *rows = weight + (ky * each + block) * s.kernel_w * s.block * chunk;
+                int64_t row = from / s.columns, column = from % s.columns;
+                float *here = sums;
+                for (int64_t p = from; p < to; row++, column = 0) {
+                    const int32_t *start = image.start + ((row * s.stride_h + ky * s.dilation_h) * blocks + group * each + block) *
+                                                             (width + 1) + column * s.stride_w;
+                    const float *base = rows - column * s.stride_w * s.block * chunk;
+                    // Two pixels at a time keep the adders busy; the shorter list goes on with rows of zeros.
+                    for (; runs == 1 && VECTORS <= 4 && column + 1 < s.columns && p + 1 < to; p += 2, column += 2, here += 2 * chunk) {
+                        const int32_t *left = image.place + start[0], *right = image.place + start[s.stride_w];
+                        const int64_t lefts = start[columns] - start[0], rights = start[s.stride_w + columns] - start[s.stride_w];
+                        const float *left_value = image.value + start[0], *right_value = image.value + start[s.stride_w];
+                        const float *next = base - s.stride_w * s.block * chunk;
+                        V one[VECTORS], two[VECTORS];
+                        for (int v = 0; v < VECTORS; v++) one[v] = load(here + v * LANES), two[v] = load(here + chunk + v * LANES);
+                        const int64_t longer = lefts > rights ? lefts : rights;
+                        for (int64_t i = 0; i < longer; i++) {
+                            const float *a = i < lefts ? base + left[i] : zeros, *b = i < rights ? next + right[i] : zeros;
+                            const V times_a = ONES ? V{} : all(i < lefts ? left_value[i] : 0.0f), times_b = ONES ? V{} : all(i < rights ? right_value[i] : 0.0f);
+                            for (int v = 0; v < VECTORS; v++) {
+                                one[v] = ONES ? one[v] + load(a + v * LANES) : multiply_add(times_a, load(a + v * LANES), one[v]);
+                                two[v] = ONES ? two[v] + load(b + v * LANES) : multiply_add(times_b, load(b + v * LANES), two[v]);
+                            }
+                        }
+                        for (int v = 0; v < VECTORS; v++) store(here + v * LANES, one[v]), store(here + chunk + v * LANES, two[v]);
+                        start += 2 * s.stride_w;
+                        base -= 2 * s.stride_w * s.block * chunk;
+                    }
+                    for (; column < s.columns && p < to; p++, column++, here += chunk) {
+                        V mine[VECTORS];
+                        for (int v = 0; v < VECTORS; v++) mine[v] = load(here + v * LANES);
+                        for (int64_t run = 0; run < runs; run++) {
+                            const int64_t first = run * s.dilation_w;
+                            const float *w = base + (run - first) * s.block * chunk;
+                            const float *value = image.value + start[first];
+                            const int32_t *end = image.place + start[first + columns];
+                            for (const int32_t *place = image.place + start[first]; place < end; place++) {
+                                const V times = ONES ? V{} : all(*value++);
+                                for (int v = 0; v < VECTORS; v++) {
+                                    const V row = load(w + *place + v * LANES);
+                                    mine[v] = ONES ? mine[v] + row : multiply_add(times, row, mine[v]);
+                                }
+                            }
+                        }
+                        for (int v = 0; v < VECTORS; v++) store(here + v * LANES, mine[v]);
+                        start += s.stride_w;
+                        base -= s.stride_w * s.block * chunk;
+                    }
+                }
+            }
+        for (int64_t p = from; p < to; p++)
+            std::memcpy(out + p * s.outputs, sums + (p - from) * chunk, (room < chunk ? room : chunk) * sizeof(float));
+    }
+}
+
+// Some vectors of a chunk at PIXELS pixels, multiplying every input, in the order of `convolve_listed`.
+template <int VECTORS, int PIXELS>
+static inline void convolve_tile(const Shape &s, const float *pixels, const float *weight, const float *bias, float *out,
+                                 int64_t first, int64_t room) {
+    const int64_t width = padded_width(s), inputs = s.inputs / s.groups, each = divided(inputs, s.block);
+    const float *at[PIXELS];
+    for (int p = 0; p < PIXELS; p++) {
+        const int64_t row = (first + p) / s.columns, column = (first + p) % s.columns;
+        at[p] = pixels + (row * s.stride_h * width + column * s.stride_w) * s.inputs;
+    }
+    V sums[PIXELS][VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+        V initial = V{};
+        if (bias)
+            for (int lane = 0; lane < LANES; lane++)
+                if (v * LANES + lane < room) initial[lane] = bias[v * LANES + lane];
+        for (int p = 0; p < PIXELS; p++) sums[p][v] = initial;
+    }
+    for (int64_t ky = 0; ky < s.kernel_h; ky++)
+        for (int64_t block = 0; block < each; block++)
+            for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+                const int64_t size = inputs - block * s.block < s.block ? inputs - block * s.block : s.block;
+                const int64_t offset = (ky * s.dilation_h * width + kx * s.dilation_w) * s.inputs + block * s.block;
+                const float *w = weight + ((ky * each + block) * s.kernel_w + kx) * s.block * s.chunk;
+                for (int64_t i = 0; i < size; i++, w += s.chunk) {
+                    V rows[VECTORS];
+                    for (int v = 0; v < VECTORS; v++) rows[v] = load(w + v * LANES);
+                    for (int p = 0; p < PIXELS; p++) {
+                        const V value = all(at[p][offset + i]);
+                        for (int v = 0; v < VECTORS; v++) sums[p][v] = multiply_add(value, rows[v], sums[p][v]);
+                    }
+                }
+            }
+    for (int p = 0; p < PIXELS; p++) put<VECTORS>(sums[p], out + (first + p) * s.outputs, room);
+}
+
+template <int VECTORS>
+static void convolve_dense(const Shape &s, const float *pixels, const float *weight, const float *bias, float *out, int64_t room) {
+    const int PIXELS = LANES == 4 ? 4 : 6;
+    const int64_t count = s.rows * s.columns;
+    int64_t p = 0;
+    for (; p + PIXELS <= count; p += PIXELS) convolve_tile<VECTORS, PIXELS>(s, pixels, weight, bias, out, p, room);
+    for (; p + 2 <= count; p += 2) convolve_tile<VECTORS, 2>(s, pixels, weight, bias, out, p, room);
+    for (; p < count; p++) convolve_tile<VECTORS, 1>(s, pixels, weight, bias, out, p, room);
+}
+
+// One image; returns the number of its active inputs, all of them where they were multiplied out.
+static int64_t convolve_image(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
+    const int64_t inputs = s.inputs / s.groups, outputs = s.outputs / s.groups, chunks = divided(outputs, s.chunk);
+    const int64_t packed = s.kernel_h * s.kernel_w * divided(inputs, s.block) * s.block * s.chunk;
+    const int64_t size = s.height * s.width * s.inputs, most = static_cast<int64_t>(s.dense_above * size);
+    const Image image = most < 0 ? Image{} : listed(s, in, most < size ? most : size);
+    const bool dense = !image.start;
+    const float *pixels = dense ? padded(s, in) : nullptr;
+    for (int64_t group = 0; group < s.groups; group++)
+        for (int64_t k = 0; k < chunks; k++) {
+            const float *w = weight + (group * chunks + k) * packed;
+            const int64_t first = group * outputs + k * s.chunk;
+            const int64_t room = outputs - k * s.chunk < s.chunk ? outputs - k * s.chunk : s.chunk;
+            const float *b = bias ? bias + first : nullptr;
+            if (dense) {
+                const int64_t vectors = LANES == 16 ? s.chunk / LANES : 2;  // whose sums stay in registers
+                for (int64_t at = 0; at < room; at += vectors * LANES) {
+                    const float *x = pixels + group * inputs, *some = b ? b + at : nullptr;
+                    switch (vectors) {
+                        case 1: convolve_dense<1>(s, x, w + at, some, out + first + at, room - at); break;
+                        case 2: convolve_dense<2>(s, x, w + at, some, out + first + at, room - at); break;
+                        case 4: convolve_dense<4>(s, x, w + at, some, out + first + at, room - at); break;
+                    }
+                }
+            } else {
+#define LISTED(CHUNK)                                                                                       case CHUNK:                                                                                                 image.ones ? convolve_listed<CHUNK / LANES, true>(s, image, w, b, out + first, group, room)                        : convolve_listed<CHUNK / LANES, false>(s, image, w, b, out + first, group, room);           break;
+                switch (s.chunk) {
+                    LISTED(16)
+                    LISTED(32)
+                    LISTED(64)
+                }
+#undef LISTED
+            }
+        }
+    return dense ? size : image.active;
+}
+
+static void convolve(const Shape &s, const float *in, const float *weight, const float *bias, float *out, int64_t *active) {
+    std::atomic<int64_t> found{0};
+    if (s.kernel_h * s.kernel_w * s.stride_h * s.stride_w * s.up_h * s.up_w == 1 && !s.top && !s.left) {
+        // Every pixel is for itself (a linear layer): cut all of them, whatever their image, into rows that share weights.
+        const int64_t pixels = s.images * s.height * s.width, share = divided(pixels, 4 * s.threads);
+        const int64_t size = share < 16 ? 16 : share > 64 ? 64 : share;
+        parallel(divided(pixels, size), s.threads, [&](int64_t item) {
+            Shape row = s;
+            row.images = row.height = row.rows = 1;
+            row.width = row.columns = pixels - item * size < size ? pixels - item * size : size;
+            found += convolve_image(row, in + item * size * s.inputs, weight, bias, out + item * size * s.outputs);
+        });
+    } else {
+        parallel(s.images, s.threads, [&](int64_t item) {
+            found += convolve_image(s, in + item * s.height * s.width * s.inputs, weight, bias,
+                                    out + item * s.rows * s.columns * s.outputs);
+        });
+    }
+    *active = found;
+}
+
+#if LANES == 16
+// The padded image in bfloat16, [height][width][inputs].
+static uint16_t *padded_half(const Shape &s, const float *in) {
+    const int64_t height = padded_height(s), width = padded_width(s);
+    uint16_t *pixels = static_cast<uint16_t *>(scratch(0, (height * width * s.inputs + 2) * sizeof(uint16_t)));
+    std::memset(pixels, 0, height * width * s.inputs * sizeof(uint16_t));
+    for (int64_t y = 0; y < s.height; y++) {
+        const int64_t row = y * s.up_h + s.top;
+        if (row < 0 || row >= height) continue;
+        for (int64_t x = 0; x < s.width; x++) {
+            const int64_t column = x * s.up_w + s.left;
+            if (column < 0 || column >= width) continue;
+            uint16_t *to = pixels + (row * width + column) * s.inputs;
+            const float *from = in + (y * s.width + x) * s.inputs;
+            int64_t i = 0;
+            for (; i + LANES <= s.inputs; i += LANES) *reinterpret_cast<AnyH *>(to + i) = to_half(load(from + i));
+            for (; i < s.inputs; i++) to[i] = to_half(all(from[i]))[0];
+        }
+    }
+    return pixels;
+}
+
+template <int VECTORS, int PIXELS>
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))) static inline void convolve_tile_bf16(
+    const Shape &s, const uint16_t *pixels, const uint16_t *weight, float *out, int64_t row, int64_t column, int64_t room) {
+    const int64_t width = padded_width(s), apart = s.stride_w * s.inputs;
+    __m512 sums[PIXELS][VECTORS];
+    for (int p = 0; p < PIXELS; p++)
+        for (int v = 0; v < VECTORS; v++) sums[p][v] = _mm512_setzero_ps();
+    for (int64_t ky = 0; ky < s.kernel_h; ky++)
+        for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+            const uint16_t *x = pixels + ((row * s.stride_h + ky * s.dilation_h) * width + column * s.stride_w +
+                                          kx * s.dilation_w) * s.inputs;
+            const uint16_t *w = weight + (ky * s.kernel_w + kx) * s.inputs * s.chunk;
+            for (int64_t i = 0; i < s.inputs; i += 2, w += 2 * s.chunk) {
+                __m512bh rows[VECTORS];
+                for (int v = 0; v < VECTORS; v++) rows[v] = (__m512bh)_mm512_loadu_si512(w + v * 32);
+                for (int p = 0; p < PIXELS; p++) {
+                    int32_t pair;
+                    std::memcpy(&pair, x + p * apart + i, 4);
+                    __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+                    for (int v = 0; v < VECTORS; v++) sums[p][v] = _mm512_dpbf16_ps(sums[p][v], value, rows[v]);
+                }
+            }
+        }
+    for (int p = 0; p < PIXELS; p++)
+        put<VECTORS>(reinterpret_cast<V *>(sums[p]), out + (row * s.columns + column + p) * s.outputs, room);
+}
+
+// Products of bfloat16 values summed in float32, for an even number of inputs and one group. Weights are packed
+// [chunks][kernel_h][kernel_w][inputs / 2][chunk][2].
+template <int VECTORS>
+static void convolve_dense_bf16(const Shape &s, const uint16_t *pixels, const uint16_t *weight, float *out, int64_t room) {
+    for (int64_t row = 0; row < s.rows; row++) {
+        int64_t column = 0;
+        for (; column + 6 <= s.columns; column += 6)
+            convolve_tile_bf16<VECTORS, 6>(s, pixels, weight, out, row, column, room);
+        for (; column + 2 <= s.columns; column += 2)
+            convolve_tile_bf16<VECTORS, 2>(s, pixels, weight, out, row, column, room);
+        for (; column < s.columns; column++) convolve_tile_bf16<VECTORS, 1>(s, pixels, weight, out, row, column, room);
+    }
+}
+
+static void convolve_bf16(const Shape &s, const float *in, const uint16_t *weight, float *out) {
+    const int64_t chunks = divided(s.outputs, s.chunk), packed = s.kernel_h * s.kernel_w * s.inputs * s.chunk;
+    parallel(s.images, s.threads, [&](int64_t item) {
+        const uint16_t *pixels = padded_half(s, in + item * s.height * s.width * s.inputs);
+        for (int64_t k = 0; k < chunks; k++) {
+            float *to = out + item * s.rows * s.columns * s.outputs + k * s.chunk;
+            const int64_t room = s.outputs - k * s.chunk < s.chunk ? s.outputs - k * s.chunk : s.chunk;
+            switch (s.chunk) {
+                case 16: convolve_dense_bf16<1>(s, pixels, weight + k * packed, to, room); break;
+                case 32: convolve_dense_bf16<2>(s, pixels, weight + k * packed, to, room); break;
+                case 64: convolve_dense_bf16<4>(s, pixels, weight + k * packed, to, room); break;
+            }
+        }
+    });
+}
+#endif
+
+// The active inputs of some images by input channel, as offsets into the padded gradient of the same images.
+struct Channels {
+    int32_t *start;  // [inputs + 1]
+    int32_t *place;
+    float *value;
+    bool ones;
+};
+
+// dLoss/dweight of TAPS places of the kernel for one input and one chunk of outputs, over some images.
+template <int TAPS, bool ONES>
+static inline void add_taps(const Channels &list, int64_t input, const float *gradient, const int64_t *offsets, float *to,
+                            int64_t apart) {
+    const int VECTORS = WEIGHT_CHUNK / LANES;
+    V sums[TAPS][VECTORS];
+    for (int tap = 0; tap < TAPS; tap++)
+        for (int v = 0; v < VECTORS; v++) sums[tap][v] = load(to + tap * apart + v * LANES);
+    for (int32_t i = list.start[input]; i < list.start[input + 1]; i++) {
+        const float *from = gradient + list.place[i];
+        V value = ONES ? V{} : all(list.value[i]);
+        for (int tap = 0; tap < TAPS; tap++)
+            for (int v = 0; v < VECTORS; v++) {
+                V row = load(from + offsets[tap] + v * LANES);
+                sums[tap][v] = ONES ? sums[tap][v] + row : multiply_add(value, row, sums[tap][v]);
+            }
+    }
+    for (int tap = 0; tap < TAPS; tap++)
+        for (int v = 0; v < VECTORS; v++) store(to + tap * apart + v * LANES, sums[tap][v]);
+}
+
+static void weight_gradient(const Shape &s, const float *in, const float *to_out, float *gradient) {
+    const int64_t inputs = s.inputs / s.groups, outputs = s.outputs / s.groups, chunks = divided(outputs, WEIGHT_CHUNK);
+    const int64_t taps = s.kernel_h * s.kernel_w, packed = taps * inputs * WEIGHT_CHUNK;
+    const int64_t border_h = s.dilation_h * (s.kernel_h - 1), border_w = s.dilation_w * (s.kernel_w - 1);
+    const int64_t height = s.height + border_h, width = s.width + border_w, pixels_in = s.height * s.width;
+    // Images taken together: enough places to fill the lists, few enough for their gradient to stay in the L2 cache.
+    int64_t together = 2048 / (height * width);
+    if (together < 1) together = 1;
+    const int64_t batches = divided(s.images, together);
+    Channels *lists = static_cast<Channels *>(std::calloc(batches + 1, sizeof(Channels)));
+    parallel(batches, s.threads, [&](int64_t batch) {
+        const int64_t first = batch * together, last = first + together < s.images ? first + together : s.images;
+        const float *from = in + first * pixels_in * s.inputs;
+        const int64_t pixels = (last - first) * pixels_in;
+        Channels &list = lists[batch];
+        list.start = static_cast<int32_t *>(std::calloc(s.inputs + 2, sizeof(int32_t)));
+        int32_t *begin = list.start + 1;  // of each channel; filling moves it to the channel's end, which is the next one's start
+        for (int64_t pixel = 0; pixel < pixels; pixel++)
+            for_active(from + pixel * s.inputs, s.inputs, [&](int64_t i, float) { begin[i + 1]++; });
+        for (int64_t i = 0; i < s.inputs; i++) begin[i + 1] += begin[i];
+        const int64_t total = begin[s.inputs];
+        list.place = static_cast<int32_t *>(std::malloc((total + 1) * sizeof(int32_t)));
+        list.value = static_cast<float *>(std::malloc((total + 1) * sizeof(float)));
+        bool ones = true;
+        for (int64_t image = 0; image < last - first; image++)
+            for (int64_t y = 0; y < s.height; y++)
+                for (int64_t x = 0; x < s.width; x++) {
+                    const int32_t place = static_cast<int32_t>(((image * height + y) * width + x) * WEIGHT_CHUNK);
+                    for_active(from + ((image * s.height + y) * s.width + x) * s.inputs, s.inputs, [&](int64_t i, float value) {
+                        const int32_t at = begin[i]++;
+                        list.place[at] = place;
+                        list.value[at] = value;
+                        ones &= value == 1.0f;
+                    });
+                }
+        list.ones = ones;
+    });
+    std::memset(gradient, 0, s.groups * chunks * packed * sizeof(float));
+    int64_t *offsets = static_cast<int64_t *>(std::malloc(taps * sizeof(int64_t)));
+    for (int64_t ky = 0; ky < s.kernel_h; ky++)
+        for (int64_t kx = 0; kx < s.kernel_w; kx++)
+            offsets[ky * s.kernel_w + kx] =
+                ((s.kernel_h - 1 - ky) * s.dilation_h * width + (s.kernel_w - 1 - kx) * s.dilation_w) * WEIGHT_CHUNK;
+    const int64_t shares = divided(2 * s.threads, s.groups * chunks) < inputs ? divided(2 * s.threads, s.groups * chunks) : inputs;
+    parallel(s.groups * chunks * shares, s.threads, [&](int64_t item) {
+        const int64_t share = item % shares, chunk = item / shares % chunks, group = item / shares / chunks;
+        const int64_t low = share * inputs / shares, high = (share + 1) * inputs / shares;
+        const int64_t room = outputs - chunk * WEIGHT_CHUNK < WEIGHT_CHUNK ? outputs - chunk * WEIGHT_CHUNK : WEIGHT_CHUNK;
+        float *mine = gradient + (group * chunks + chunk) * packed;
+        float *spread = static_cast<float *>(scratch(3, together * height * width * WEIGHT_CHUNK * sizeof(float)));
+        for (int64_t batch = 0; batch < batches; batch++) {
+            const int64_t first = batch * together, last = first + together < s.images ? first + together : s.images;
+            std::memset(spread, 0, (last - first) * height * width * WEIGHT_CHUNK * sizeof(float));
+            for (int64_t image = first; image < last; image++)
+                for (int64_t row = 0; row < s.rows; row++) {
+                    const int64_t y = row * s.stride_h + border_h - s.top;
+                    if (y < 0 || y >= height) continue;
+                    for (int64_t column = 0; column < s.columns; column++) {
+                        const int64_t x = column * s.stride_w + border_w - s.left;
+                        if (x < 0 || x >= width) continue;
+                        std::memcpy(spread + (((image - first) * height + y) * width + x) * WEIGHT_CHUNK,
+                                    to_out + ((image * s.rows + row) * s.columns + column) * s.outputs + group * outputs +
+                                        chunk * WEIGHT_CHUNK,
+                                    room * sizeof(float));
+                    }
+                }
+            const Channels &list = lists[batch];
+            const int TAPS = LANES == 16 ? 9 : 3;
+            for (int64_t i = low; i < high; i++) {
+                const int64_t input = group * inputs + i;
+                if (list.start[input] == list.start[input + 1]) continue;
+                float *to = mine + i * WEIGHT_CHUNK;
+                const int64_t apart = inputs * WEIGHT_CHUNK;
+                int64_t tap = 0;
+                for (; tap + TAPS <= taps; tap += TAPS)
+                    list.ones ? add_taps<TAPS, true>(list, input, spread, &offsets[tap], to + tap * apart, apart)
+                              : add_taps<TAPS, false>(list, input, spread, &offsets[tap], to + tap * apart, apart);
+                for (; tap < taps; tap++)
+                    list.ones ? add_taps<1, true>(list, input, spread, &offsets[tap], to + tap * apart, apart)
+                              : add_taps<1, false>(list, input, spread, &offsets[tap], to + tap * apart, apart);
+            }
+        }
+    });
+    for (int64_t i = 0; i < batches; i++) std::free(lists[i].start), std::free(lists[i].place), std::free(lists[i].value);
+    std::free(lists);
+    std::free(offsets);
+}

@@ -1,0 +1,204 @@
+"""The weights before a layer of neurons: convolutions and linear maps that cost what their active inputs cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trustsnn.errors import ModelContractError
+from trustsnn.kernels import accelerated, convolution
+from trustsnn.kernels.convolution import Geometry, Packed
+
+# Above this share of active inputs a layer that is in training goes through the dense convolution (benchmarks/scaling.py).
+_SPARSE = {"native": 0.5, "numba": 0.2}
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, synapses: Synapses) -> Tensor:
+        if accelerated(x) == "native":
+            return convolution.convolve(x, synapses.packed(weight), bias, synapses.geometry)
+        from trustsnn.kernels import jit
+
+        return jit.convolve(x, weight, bias, synapses.geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, synapses = inputs
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.settings = (tuple(x.shape[2:]), synapses)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        size, synapses = ctx.settings
+        needs = ctx.needs_input_grad
+        to_x = _ToInput.apply(gradients[0], weight, size, synapses) if needs[0] else None  # type: ignore[no-untyped-call]
+        to_weight = _ToWeight.apply(gradients[0], x, synapses) if needs[1] else None  # type: ignore[no-untyped-call]
+        return to_x, to_weight, gradients[0].sum((0, 2, 3)) if needs[2] else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _over_images(_Convolve.apply, info.batch_size, in_dims, arguments)
+
+
+class _ToInput(torch.autograd.Function):
+    @staticmethod
+    def forward(to_out: Tensor, weight: Tensor, size: tuple[int, int], synapses: Synapses) -> Tensor:
+        if accelerated(to_out) == "native":
+            return convolution.input_gradient(to_out, synapses.packed(weight, transposed=True), size, synapses.geometry)
+        shape = (len(to_out), weight.shape[1] * synapses.geometry.groups, *size)
+        return synapses.dense_gradients(to_out, to_out.new_empty(()).expand(shape), weight, (True, False))[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        _no_second_derivative()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _over_images(_ToInput.apply, info.batch_size, in_dims, arguments)
+
+
+class _ToWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(to_out: Tensor, x: Tensor, synapses: Synapses) -> Tensor:
+        kernel = (synapses.weight.shape[2], synapses.weight.shape[3])
+        if accelerated(to_out) == "native":
+            return convolution.weight_gradient(x, to_out, kernel, synapses.geometry)
+        from trustsnn.kernels import jit
+
+        return jit.weight_gradient(x, to_out, kernel, synapses.geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        _no_second_derivative()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _one_by_one(_ToWeight.apply, info.batch_size, in_dims, arguments)
+
+
+def _no_second_derivative() -> None:
+    raise ModelContractError("An event-driven layer has no second derivative. Differentiate once, without create_graph.")
+
+
+def _over_images(
+    function: Callable[..., Tensor], size: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    """A function of images over one more dimension: all as further images where only they have it."""
+    if any(dim is not None for dim in in_dims[1:]):
+        return _one_by_one(function, size, in_dims, arguments)
+    images = arguments[0].movedim(in_dims[0], 0)
+    return function(images.flatten(0, 1), *arguments[1:]).unflatten(0, (size, images.shape[1])), 0
+
+
+def _one_by_one(
+    function: Callable[..., Tensor], size: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    parts = [
+        function(*(v if d is None else v.select(d, index) for v, d in zip(arguments, in_dims, strict=True)))
+        for index in range(size)
+    ]
+    return torch.stack(parts), 0
+
+
+class Synapses:
+    """A convolution or linear layer, with the normalisation after it folded in where it is fixed.
+
+    Calling it with spikes (or any input) [N, ...] gives the layer's output. Where a kernel is there the result comes from
+    the active inputs alone: a layer with fixed weights then treats each sample for itself (see
+    `trustsnn.kernels.convolution`), one in training chooses by the measured density.
+
+    Args:
+        layer: the convolution or linear layer.
+        norm: evaluation-mode batch normalisation that follows it. The weights are then copies, without gradient.
+        half: the gradient with respect to the input multiplies in bfloat16, where the processor can.
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None, *, half: bool = False
+    ) -> None:
+        self.weight: Tensor = layer.weight
+        self.bias: Tensor | None = layer.bias
+        self.half = half
+        self.flat = isinstance(layer, nn.Linear)
+        self._packed: dict[bool, Packed] = {}
+        if norm is not None:
+            self._fold(norm)
+        if isinstance(layer, nn.Conv2d):
+            self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+        else:
+            self.geometry = Geometry()
+            self.weight = self.weight[:, :, None, None]
+
+    @staticmethod
+    def can(layer: nn.Module) -> bool:
+        """Whether `layer` is one that this class computes."""
+        plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return plain or isinstance(layer, nn.Linear)
+
+    def _fold(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        if norm.running_mean is None or norm.running_var is None:
+            raise ModelContractError("A normalisation without running statistics cannot be folded into a layer.")
+        with torch.no_grad():
+            scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+            shift = -norm.running_mean.double()
+            if self.bias is not None:
+                shift = shift + self.bias.double()
+            if norm.affine:
+                scale = scale * norm.weight.double()
+            shift = shift * scale + (norm.bias.double() if norm.affine else 0)
+            weight = self.weight.double() * scale.view(-1, *[1] * (self.weight.dim() - 1))
+            self.weight, self.bias = weight.to(self.weight.dtype), shift.to(self.weight.dtype)
+
+    def packed(self, weight: Tensor, *, transposed: bool = False) -> Packed:
+        """`weight` laid out for the native kernel; kept while the weights are fixed."""
+        half = transposed and self.half and self.geometry.groups == 1 and convolution.has_half()
+        if self.weight.requires_grad or weight is not self.weight:
+            return convolution.pack(weight, self.geometry.groups, transposed=transposed, half=half)
+        if transposed not in self._packed:
+            self._packed[transposed] = convolution.pack(weight, self.geometry.groups, transposed=transposed, half=half)
+        return self._packed[transposed]
+
+    def __call__(self, x: Tensor, spikes: bool = True) -> Tensor:
+        """The layer's output. `spikes`: `x` is what a layer of neurons gave, nothing in between."""
+        images = x[:, :, None, None] if self.flat else x
+        event_driven = self._event_driven(images, spikes)
+        out = _Convolve.apply(images, self.weight, self.bias, self) if event_driven else self._dense(images)  # type: ignore[no-untyped-call]
+        return out.flatten(1) if self.flat else out  # type: ignore[no-any-return]
+
+    def _event_driven(self, images: Tensor, spikes: bool) -> bool:
+        kernel = accelerated(images)
+        if kernel not in _SPARSE or self.weight.dtype != torch.float32:
+            return False
+        if not self.weight.requires_grad:
+            return kernel == "native" or spikes
+        return spikes and convolution.density(images.detach()) <= _SPARSE[kernel]
+
+    def _dense(self, images: Tensor) -> Tensor:
+        if self.flat:
+            return F.linear(images[:, :, 0, 0], self.weight[:, :, 0, 0], self.bias)[:, :, None, None]
+        g = self.geometry
+        if accelerated(images) is not None:
+            images = convolution.channels_last(images)
+        return F.conv2d(images, self.weight, self.bias, g.stride, g.padding, g.dilation, g.groups)
+
+    def dense_gradients(self, to_out: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+        """dLoss/dx and dLoss/dweight of the dense convolution, those of the two that are asked for."""
+        g = self.geometry
+        found = torch.ops.aten.convolution_backward(
+            to_out, x, weight, None, g.stride, g.padding, g.dilation, False, (0, 0), g.groups, (*which, False)
+        )
+        return found[0], found[1]
