@@ -61,10 +61,10 @@ def using(name: str) -> Iterator[None]:
 
 def accelerated(tensor: torch.Tensor) -> str | None:
     """The implementation that serves `tensor`, or None where plain torch does: "native" or "numba" for float32 on the CPU,
-    "triton" for floating point on a CUDA device with Triton installed."""
+    "triton" for up to float32 on a CUDA device with Triton installed."""
     import torch
 
-    if tensor.device.type == "cuda":
+    if tensor.device.type == "cuda" and tensor.dtype != torch.float64:
         return "triton" if importlib.util.find_spec("triton") is not None else None
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or backend() == "torch":
         return None

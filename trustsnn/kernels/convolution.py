@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,12 @@ from trustsnn.kernels.native import Shape, library
 # Above this share of active inputs multiplying everything out is faster (measured, benchmarks/layers.py).
 DENSE_ABOVE = 0.5
 _WEIGHT_CHUNK = 32
+
+Method = Literal["sum", "half", "tiles"]
+"""How a convolution is computed: "sum" adds what the active inputs add; "half" (for gradients) multiplies everything out in
+bfloat16, summed in float32; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density, good to 2e-6."""
+
+_WINOGRAD = ((1 / 4, 0, 0), (-1 / 6,) * 3, (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,22 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Packed:
-    """A weight [O, I / groups, h, w] laid out for the kernel; `transposed` for the gradient with respect to the input."""
+    """A weight [O, I / groups, h, w] laid out for a kernel."""
 
     data: Tensor
     shape: tuple[int, int, int, int]
-    transposed: bool
-    half: bool
+    method: Method
 
 
-def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, half: bool = False) -> Packed:
-    """Lay out `weight` for `convolve` or, `transposed`, for `input_gradient`; `half` in bfloat16 (one group only)."""
+def tiles(weight: Tensor, geometry: Geometry, *, transposed: bool = False) -> bool:
+    """Whether Winograd's convolution serves: 3x3 with stride 1 and enough channels, a multiple of 16 of them read."""
+    outputs, inputs, high, wide = weight.shape
+    plain = (high, wide, *geometry.stride, *geometry.dilation, geometry.groups) == (3, 3, 1, 1, 1, 1, 1)
+    return plain and min(outputs, inputs) >= 32 and (outputs if transposed else inputs) % 16 == 0
+
+
+def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: Method = "sum") -> Packed:
+    """Lay out `weight` for `convolve` or, `transposed`, for `input_gradient`, by `method`."""
     shape = tuple(weight.shape)
     outputs, inputs, high, wide = shape
     if transposed:
@@ -59,6 +72,12 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, half: boo
         outputs, inputs = groups * inputs, outputs // groups
     each = outputs // groups
     chunk = _chunk(each)
+    half = method == "half"
+    if method == "tiles":  # [36][chunks][inputs][chunk]
+        matrix = torch.tensor(_WINOGRAD, dtype=torch.float64)
+        turned = torch.einsum("ai,ocij,bj->abco", matrix, weight.double(), matrix).to(weight.dtype)
+        turned = F.pad(turned, (0, -outputs % chunk)).reshape(36, inputs, -1, chunk)
+        return Packed(turned.transpose(1, 2).contiguous(), shape, method)  # type: ignore[arg-type]
     block = 2 * -(-inputs // 2) if half else _block(inputs, wide)
     chunks, blocks = -(-each // chunk), -(-inputs // block)
     weight = weight.reshape(groups, each, inputs, high, wide)
@@ -67,7 +86,7 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, half: boo
         data = weight.view(chunks, chunk, block // 2, 2, high, wide).permute(0, 4, 5, 2, 1, 3).to(torch.bfloat16).contiguous()
     else:  # [groups][chunks][kernel_h][blocks][kernel_w][block][chunk]
         data = weight.view(groups, chunks, chunk, blocks, block, high, wide).permute(0, 1, 5, 3, 6, 4, 2).contiguous()
-    return Packed(data, shape, transposed, half)  # type: ignore[arg-type]
+    return Packed(data, shape, method)  # type: ignore[arg-type]
 
 
 def has_half() -> bool:
@@ -88,20 +107,14 @@ def convolve(images: Tensor, packed: Packed, bias: Tensor | None, geometry: Geom
     rows, columns = geometry.output((images.shape[2], images.shape[3]), (high, wide))
     out = torch.empty((len(images), outputs, rows, columns), memory_format=torch.channels_last)
     shape = _shape(images, out, packed.shape, geometry)
-    where = bias.contiguous() if bias is not None else None
+    bias = bias.contiguous() if bias is not None else None
     if out.numel():
-        _library().trustsnn_convolve(
-            ctypes.byref(shape), images.data_ptr(), packed.data.data_ptr(), where.data_ptr() if where is not None else None,
-            out.data_ptr(),
-        )  # fmt: skip
+        _run(shape, images, packed, bias, out)
     return out
 
 
 def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geometry: Geometry) -> Tensor:
-    """dLoss/dimages [N, I, H, W] of images of `size` from dLoss/dout, with a transposed packed weight, native kernel only.
-
-    With a bfloat16 weight the products are of bfloat16 values, summed in float32.
-    """
+    """dLoss/dimages [N, I, H, W] of images of `size` from dLoss/dout, with a transposed packed weight, native kernel only."""
     to_out = channels_last(to_out)
     outputs, inputs, high, wide = packed.shape
     out = torch.empty((len(to_out), inputs * geometry.groups, *size), memory_format=torch.channels_last)
@@ -109,13 +122,20 @@ def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geomet
     turned = replace(geometry, stride=(1, 1), padding=before)
     shape = _shape(to_out, out, (inputs * geometry.groups, outputs // geometry.groups, high, wide), turned)
     shape.up_h, shape.up_w = geometry.stride
-    if not out.numel():
-        return out
-    if packed.half:
-        _library().trustsnn_convolve_bf16(ctypes.byref(shape), to_out.data_ptr(), packed.data.data_ptr(), out.data_ptr())
-    else:
-        _library().trustsnn_convolve(ctypes.byref(shape), to_out.data_ptr(), packed.data.data_ptr(), None, out.data_ptr())
+    if out.numel():
+        _run(shape, to_out, packed, None, out)
     return out
+
+
+def _run(shape: Shape, images: Tensor, packed: Packed, bias: Tensor | None, out: Tensor) -> None:
+    known, where = _library(), bias.data_ptr() if bias is not None else None
+    arguments = (ctypes.byref(shape), images.data_ptr(), packed.data.data_ptr())
+    if packed.method == "half":
+        known.trustsnn_convolve_bf16(*arguments, out.data_ptr())
+    elif packed.method == "tiles":
+        known.trustsnn_winograd(*arguments, where, out.data_ptr())
+    else:
+        known.trustsnn_convolve(*arguments, where, out.data_ptr())
 
 
 def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Tensor:
@@ -133,6 +153,27 @@ def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geo
         )  # fmt: skip
     gradient = gradient.permute(0, 1, 5, 4, 2, 3).reshape(groups, chunks * _WEIGHT_CHUNK, inputs, *kernel)
     return gradient[:, :each].reshape(outputs, inputs, *kernel)
+
+
+def pool(images: Tensor) -> Tensor:
+    """The mean of each 2x2 pixels of `images` [N, C, H, W], [N, C, H // 2, W // 2], native kernel only."""
+    images = channels_last(images)
+    rows, columns = images.shape[2] // 2, images.shape[3] // 2
+    out = torch.empty((len(images), images.shape[1], rows, columns), memory_format=torch.channels_last)
+    shape = _shape(images, out, (images.shape[1], images.shape[1], 2, 2), Geometry())
+    if out.numel():
+        _library().trustsnn_pool(ctypes.byref(shape), images.data_ptr(), out.data_ptr())
+    return out
+
+
+def pool_gradient(to_out: Tensor, size: tuple[int, int]) -> Tensor:
+    """dLoss/dimages of `pool` for images of `size`."""
+    to_out = channels_last(to_out)
+    out = torch.empty((*to_out.shape[:2], *size), memory_format=torch.channels_last)
+    shape = _shape(out, to_out, (to_out.shape[1], to_out.shape[1], 2, 2), Geometry())
+    if out.numel():
+        _library().trustsnn_pool_gradient(ctypes.byref(shape), to_out.data_ptr(), out.data_ptr())
+    return out
 
 
 def density(images: Tensor) -> float:

@@ -44,7 +44,7 @@ def dense(sequence: Tensor) -> Tensor:
     """`sequence` [T, B, ...] with each step and each sample in one piece of memory, in rows or channels last."""
     if sequence.is_contiguous():
         return sequence
-    if sequence.dim() == 5 and sequence.flatten(0, 1).is_contiguous(memory_format=torch.channels_last):
+    if sequence.dim() == 5 and sequence.movedim(2, -1).is_contiguous():
         return sequence
     return sequence.contiguous()
 
@@ -52,24 +52,22 @@ def dense(sequence: Tensor) -> Tensor:
 def as_laid_out(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor` in the memory order of `like`, copied only where it differs."""
     same = all(a == b for a, b, size in zip(tensor.stride(), like.stride(), like.shape, strict=True) if size > 1)
-    return tensor if same else torch.empty_like(like).copy_(tensor)
+    return tensor if same else sequence_like(like, len(like), tensor.dtype).copy_(tensor)
 
 
 def sequence_like(current: Tensor, steps: int, dtype: torch.dtype | None = None) -> Tensor:
     """An empty [steps, B, ...] in the memory order of `current` [T, B, ...]."""
     dtype = dtype or current.dtype
-    if len(current) == steps:
-        return torch.empty_like(current, dtype=dtype)
     if current.is_contiguous():
         return current.new_empty((steps, *current.shape[1:]), dtype=dtype)
-    flat = torch.empty((steps * current.shape[1], *current.shape[2:]), dtype=dtype, memory_format=torch.channels_last)
-    return flat.unflatten(0, (steps, current.shape[1]))
+    last = current.new_empty((steps, current.shape[1], *current.shape[3:], current.shape[2]), dtype=dtype)
+    return last.movedim(-1, 2)
 
 
 def forward(current: Tensor, steps: int, layer: Layer, keep: Keep) -> tuple[Tensor, Tensor]:
     """Spikes [steps, B, ...] and the kept membrane of a `current` [steps, B, ...], or [1, B, ...] for a constant one.
 
-    The membrane is u before the spike ("full", the dtype of the current), u - threshold in bfloat16 ("half": the spike is
+    The membrane is u before the spike ("full", in float32 or wider), u - threshold in bfloat16 ("half": the spike is
     its sign), or empty ("nothing", "recompute").
     """
     kernel = accelerated(current)

@@ -48,6 +48,7 @@ enum Flag { HARD = 1, STRICT = 2, DETACH = 4, HALF = 8, CONSTANT = 16, LEAKY = 3
 const int64_t SPAN = 8192;        // neurons that a thread takes through all steps at a time: their state fits the L1 cache
 const int64_t RECOMPUTED = 1 << 16;  // membranes of a span that the backward pass makes again
 const int64_t WEIGHT_CHUNK = 32;  // outputs that the weight gradient takes at a time
+const int64_t TILES = 96;  // of 4x4 results that Winograd's convolution takes at a time
 const int64_t STREAM_BYTES = 8 << 20;  // results larger than this are written past the cache
 
 // Calls `work(item)` for every item below `count` on `threads` threads.
@@ -219,8 +220,17 @@ void trustsnn_convolve_bf16(const Shape *shape, const float *in, const uint16_t 
 #endif
 }
 
+// A 3x3 convolution with stride 1, in another rounding than `trustsnn_convolve`; see winograd_tiles for the weights.
+void trustsnn_winograd(const Shape *shape, const float *in, const float *weight, const float *bias, float *out) {
+    PICK(winograd(*shape, in, weight, bias, out))
+}
+
 // `gradient` is of the packed weight, [groups][chunks of 32][kernel_h][kernel_w][inputs / groups][32].
 void trustsnn_weight_gradient(const Shape *shape, const float *in, const float *to_out, float *gradient) {
     PICK(weight_gradient(*shape, in, to_out, gradient))
 }
+
+void trustsnn_pool(const Shape *shape, const float *in, float *out) { PICK(pool(*shape, in, out)) }
+
+void trustsnn_pool_gradient(const Shape *shape, const float *to_out, float *to_in) { PICK(pool_gradient(*shape, to_out, to_in)) }
 }

@@ -596,6 +596,94 @@ static void convolve(const Shape &s, const float *in, const float *weight, const
     *active = found;
 }
 
+// Winograd's F(4x4, 3x3) (Lavin 2016, arXiv 1509.09308): a tile of 4x4 results from 36 products instead of 144.
+// One dimension of the transform of 6 inputs, in place, `apart` values apart.
+static inline void winograd_in(V *d, int apart) {
+    const V a = d[4 * apart] - d[2 * apart] * 4.0f, b = d[3 * apart] - d[1 * apart] * 4.0f;
+    const V c = d[4 * apart] - d[2 * apart], e = (d[3 * apart] - d[1 * apart]) * 2.0f;
+    const V first = d[0] * 4.0f - d[2 * apart] * 5.0f + d[4 * apart];
+    const V last = d[1 * apart] * 4.0f - d[3 * apart] * 5.0f + d[5 * apart];
+    d[0] = first, d[apart] = a + b, d[2 * apart] = a - b, d[3 * apart] = c + e, d[4 * apart] = c - e, d[5 * apart] = last;
+}
+
+// One dimension of the transform of 6 products into 4 results.
+static inline void winograd_out(const V *m, int apart, V *y, int between) {
+    const V a = m[1 * apart] + m[2 * apart], b = m[1 * apart] - m[2 * apart];
+    const V c = m[3 * apart] + m[4 * apart], d = m[3 * apart] - m[4 * apart];
+    y[0] = m[0] + a + c;
+    y[between] = b + d * 2.0f;
+    y[2 * between] = a + c * 4.0f;
+    y[3 * between] = b + d * 8.0f + m[5 * apart];
+}
+
+// Some tiles, counted over all images. Weights are transformed and packed [36][chunks][inputs][chunk]; the number of inputs
+// is a multiple of LANES.
+static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const float *in, const float *weight, const float *bias,
+                           float *out) {
+    const int64_t down = divided(s.rows, 4), across = divided(s.columns, 4);
+    const int64_t chunks = divided(s.outputs, s.chunk), outputs = chunks * s.chunk;
+    float *spread = static_cast<float *>(scratch(0, 36 * tiles * s.inputs * sizeof(float)));
+    float *products = static_cast<float *>(scratch(1, 36 * tiles * outputs * sizeof(float)));
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t t = first + tile, y0 = t / across % down * 4 - s.top, x0 = t % across * 4 - s.left;
+        const float *image = in + t / (down * across) * s.height * s.width * s.inputs;
+        for (int64_t i = 0; i < s.inputs; i += LANES) {
+            V d[36];
+            for (int y = 0; y < 6; y++)
+                for (int x = 0; x < 6; x++) {
+                    const bool inside = y0 + y >= 0 && y0 + y < s.height && x0 + x >= 0 && x0 + x < s.width;
+                    d[y * 6 + x] = inside ? load(image + ((y0 + y) * s.width + x0 + x) * s.inputs + i) : V{};
+                }
+            for (int k = 0; k < 6; k++) winograd_in(d + k, 6);
+            for (int k = 0; k < 6; k++) winograd_in(d + 6 * k, 1);
+            for (int k = 0; k < 36; k++) store(spread + (k * tiles + tile) * s.inputs + i, d[k]);
+        }
+    }
+    Shape row = s;  // each of the 36 products is a linear layer over the tiles
+    row.images = row.height = row.rows = row.kernel_h = row.kernel_w = row.stride_h = row.stride_w = row.up_h = row.up_w = 1;
+    row.width = row.columns = tiles;
+    row.top = row.left = 0;
+    row.block = s.inputs;
+    row.outputs = outputs;
+    for (int64_t k = 0; k < 36; k++)
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            const float *x = spread + k * tiles * s.inputs, *w = weight + (k * chunks + chunk) * s.inputs * s.chunk;
+            float *to = products + k * tiles * outputs + chunk * s.chunk;
+            const int64_t vectors = LANES == 16 ? s.chunk / LANES : 2;
+            for (int64_t at = 0; at < s.chunk; at += vectors * LANES) switch (vectors) {
+                    case 1: convolve_dense<1>(row, x, w + at, nullptr, to + at, s.chunk); break;
+                    case 2: convolve_dense<2>(row, x, w + at, nullptr, to + at, s.chunk); break;
+                    case 4: convolve_dense<4>(row, x, w + at, nullptr, to + at, s.chunk); break;
+                }
+        }
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t t = first + tile, y0 = t / across % down * 4, x0 = t % across * 4;
+        float *image = out + t / (down * across) * s.rows * s.columns * s.outputs;
+        for (int64_t i = 0; i < s.outputs; i += LANES) {
+            V m[36], half[24], y[16];
+            for (int k = 0; k < 36; k++) m[k] = load(products + (k * tiles + tile) * outputs + i);
+            for (int k = 0; k < 6; k++) winograd_out(m + k, 6, half + k, 6);
+            for (int k = 0; k < 4; k++) winograd_out(half + 6 * k, 1, y + 4 * k, 1);
+            const int64_t room = s.outputs - i;
+            V shift = V{};
+            if (bias)
+                for (int lane = 0; lane < LANES && lane < room; lane++) shift[lane] = bias[i + lane];
+            for (int k = 0; k < 16; k++) {
+                if (y0 + k / 4 >= s.rows || x0 + k % 4 >= s.columns) continue;
+                const V value = y[k] + shift;
+                put<1>(&value, image + ((y0 + k / 4) * s.columns + x0 + k % 4) * s.outputs + i, room);
+            }
+        }
+    }
+}
+
+static void winograd(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
+    const int64_t tiles = s.images * divided(s.rows, 4) * divided(s.columns, 4), size = TILES;
+    parallel(divided(tiles, size), s.threads, [&](int64_t item) {
+        winograd_tiles(s, item * size, tiles - item * size < size ? tiles - item * size : size, in, weight, bias, out);
+    });
+}
+
 #if LANES == 16
 // The padded image in bfloat16, [height][width][inputs].
 static uint16_t *padded_half(const Shape &s, const float *in) {
@@ -791,4 +879,45 @@ static void weight_gradient(const Shape &s, const float *in, const float *to_out
     for (int64_t i = 0; i < batches; i++) std::free(lists[i].start), std::free(lists[i].place), std::free(lists[i].value);
     std::free(lists);
     std::free(offsets);
+}
+
+// The mean of 2x2 pixels, channels last, [images][height][width][inputs] to [rows][columns] of half the size.
+static void pool(const Shape &s, const float *in, float *out) {
+    parallel(s.images * s.rows, s.threads, [&](int64_t item) {
+        const float *from = in + (item / s.rows * s.height + item % s.rows * 2) * s.width * s.inputs;
+        float *to = out + item * s.columns * s.inputs;
+        const int64_t below = s.width * s.inputs;
+        for (int64_t column = 0; column < s.columns; column++, from += 2 * s.inputs, to += s.inputs) {
+            int64_t i = 0;
+            for (; i + LANES <= s.inputs; i += LANES)
+                store(to + i, (load(from + i) + load(from + s.inputs + i) + load(from + below + i) +
+                               load(from + below + s.inputs + i)) * 0.25f);
+            for (; i < s.inputs; i++)
+                to[i] = (from[i] + from[s.inputs + i] + from[below + i] + from[below + s.inputs + i]) * 0.25f;
+        }
+    });
+}
+
+// Its gradient: a quarter to each of the 2x2 pixels, nothing to a last odd row or column.
+static void pool_gradient(const Shape &s, const float *to_out, float *to_in) {
+    const bool past = s.inputs % LANES == 0 && reinterpret_cast<uintptr_t>(to_in) % 64 == 0 &&
+                      s.images * s.height * s.width * s.inputs * 4 > STREAM_BYTES;
+    parallel(s.images * s.height, s.threads, [&](int64_t item) {
+        const int64_t image = item / s.height, row = item % s.height / 2;
+        float *to = to_in + item * s.width * s.inputs;
+        if (row >= s.rows) {
+            std::memset(to, 0, s.width * s.inputs * sizeof(float));
+            return;
+        }
+        const float *from = to_out + (image * s.rows + row) * s.columns * s.inputs;
+        for (int64_t column = 0; column < s.columns; column++, from += s.inputs)
+            for (int side = 0; side < 2; side++, to += s.inputs) {
+                int64_t i = 0;
+                for (; i + LANES <= s.inputs; i += LANES)
+                    past ? stream(to + i, load(from + i) * 0.25f) : store(to + i, load(from + i) * 0.25f);
+                for (; i < s.inputs; i++) to[i] = from[i] * 0.25f;
+            }
+        if (s.width > 2 * s.columns) std::memset(to, 0, s.inputs * sizeof(float));
+        if (past) fence();
+    });
 }

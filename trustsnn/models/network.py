@@ -14,7 +14,7 @@ from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
-from trustsnn.neurons.synapses import Synapses
+from trustsnn.neurons.synapses import Synapses, average_pool
 
 Stage = tuple[str, nn.Module | Synapses]
 
@@ -117,7 +117,10 @@ class SpikingNetwork(nn.Module):
         spikes = False  # h comes out of a layer of neurons
         for name, stage in self._stages():
             if not isinstance(stage, SpikingNeuron):
-                h = stage(h, spikes) if isinstance(stage, Synapses) else stage(h)
+                if isinstance(stage, Synapses):
+                    h = stage(h, spikes)
+                else:
+                    h = average_pool(stage, h) if isinstance(stage, nn.AvgPool2d) else stage(h)
                 spikes = False
                 continue
             current = h.unflatten(0, (steps, batch))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from trustsnn.errors import ModelContractError
 from trustsnn.kernels import accelerated, lif
@@ -133,8 +134,21 @@ def _over_samples(
     return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0,) * len(each[0])
 
 
+_numbers: MutableMapping[Tensor, tuple[int, float]] = WeakTensorKeyDictionary()
+
+
+def _number(scalar: Tensor) -> float:
+    """The value of a scalar tensor. That of a buffer on a GPU is remembered, because reading it stops the device."""
+    if scalar.device.type == "cpu" or scalar.requires_grad:
+        return float(scalar)
+    known = _numbers.get(scalar)
+    if known is None or known[0] != scalar._version:
+        known = _numbers[scalar] = (scalar._version, float(scalar))
+    return known[1]
+
+
 def _layer(leak: Tensor, threshold: Tensor, dynamics: Dynamics) -> lif.Layer:
-    low, high = np.float32(float(leak)), np.float32(float(threshold))
+    low, high = np.float32(_number(leak)), np.float32(_number(threshold))
     leaky = dynamics.gain == "leaky"
     return lif.Layer(
         leak=float(low),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trustsnn.errors import ModelContractError
 from trustsnn.kernels import accelerated, convolution
-from trustsnn.kernels.convolution import Geometry, Packed
+from trustsnn.kernels.convolution import Geometry, Method, Packed
 
 # Above this share of active inputs a layer that is in training goes through the dense convolution (benchmarks/scaling.py).
 _SPARSE = {"native": 0.5, "numba": 0.2}
@@ -19,16 +19,16 @@ _SPARSE = {"native": 0.5, "numba": 0.2}
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, synapses: Synapses) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, spikes: bool, synapses: Synapses) -> Tensor:
         if accelerated(x) == "native":
-            return convolution.convolve(x, synapses.packed(weight), bias, synapses.geometry)
+            return convolution.convolve(x, synapses.packed(weight, synapses.forward_method(spikes)), bias, synapses.geometry)
         from trustsnn.kernels import jit
 
         return jit.convolve(x, weight, bias, synapses.geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, synapses = inputs
+        x, weight, _, _, synapses = inputs
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.settings = (tuple(x.shape[2:]), synapses)
 
@@ -39,7 +39,7 @@ class _Convolve(torch.autograd.Function):
         needs = ctx.needs_input_grad
         to_x = _ToInput.apply(gradients[0], weight, size, synapses) if needs[0] else None  # type: ignore[no-untyped-call]
         to_weight = _ToWeight.apply(gradients[0], x, synapses) if needs[1] else None  # type: ignore[no-untyped-call]
-        return to_x, to_weight, gradients[0].sum((0, 2, 3)) if needs[2] else None, None
+        return to_x, to_weight, gradients[0].sum((0, 2, 3)) if needs[2] else None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -50,7 +50,8 @@ class _ToInput(torch.autograd.Function):
     @staticmethod
     def forward(to_out: Tensor, weight: Tensor, size: tuple[int, int], synapses: Synapses) -> Tensor:
         if accelerated(to_out) == "native":
-            return convolution.input_gradient(to_out, synapses.packed(weight, transposed=True), size, synapses.geometry)
+            packed = synapses.packed(weight, synapses.backward_method(), transposed=True)
+            return convolution.input_gradient(to_out, packed, size, synapses.geometry)
         shape = (len(to_out), weight.shape[1] * synapses.geometry.groups, *size)
         return synapses.dense_gradients(to_out, to_out.new_empty(()).expand(shape), weight, (True, False))[0]
 
@@ -114,6 +115,53 @@ def _one_by_one(
     return torch.stack(parts), 0
 
 
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
+        return convolution.pool(images)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.size = tuple(inputs[0].shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        found: Tensor = _ToPooled.apply(gradients[0], ctx.size)  # type: ignore[no-untyped-call]
+        return found
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _over_images(_Pool.apply, info.batch_size, in_dims, arguments)
+
+
+class _ToPooled(torch.autograd.Function):
+    @staticmethod
+    def forward(to_out: Tensor, size: tuple[int, int]) -> Tensor:
+        return convolution.pool_gradient(to_out, size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        _no_second_derivative()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _over_images(_ToPooled.apply, info.batch_size, in_dims, arguments)
+
+
+def average_pool(layer: nn.AvgPool2d, images: Tensor) -> Tensor:
+    """The layer's output for `images` [N, C, H, W]; 2x2 pooling has a kernel of its own."""
+    pair = (2, (2, 2))
+    plain = layer.kernel_size in pair and layer.stride in pair and layer.padding in (0, (0, 0)) and not layer.ceil_mode
+    if plain and layer.divisor_override is None and accelerated(images) == "native":
+        found: Tensor = _Pool.apply(images)  # type: ignore[no-untyped-call]
+        return found
+    return layer(images)  # type: ignore[no-any-return]
+
+
 class Synapses:
     """A convolution or linear layer, with the normalisation after it folded in where it is fixed.
 
@@ -134,7 +182,7 @@ class Synapses:
         self.bias: Tensor | None = layer.bias
         self.half = half
         self.flat = isinstance(layer, nn.Linear)
-        self._packed: dict[bool, Packed] = {}
+        self._packed: dict[tuple[Method, bool], Packed] = {}
         if norm is not None:
             self._fold(norm)
         if isinstance(layer, nn.Conv2d):
@@ -163,20 +211,30 @@ class Synapses:
             weight = self.weight.double() * scale.view(-1, *[1] * (self.weight.dim() - 1))
             self.weight, self.bias = weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 
-    def packed(self, weight: Tensor, *, transposed: bool = False) -> Packed:
+    def forward_method(self, spikes: bool) -> Method:
+        """Spikes are added up where they are; what is between pooling and weights is too dense for that."""
+        return "tiles" if not spikes and convolution.tiles(self.weight, self.geometry) else "sum"
+
+    def backward_method(self) -> Method:
+        if convolution.tiles(self.weight, self.geometry, transposed=True):
+            return "tiles"
+        return "half" if self.half and self.geometry.groups == 1 and convolution.has_half() else "sum"
+
+    def packed(self, weight: Tensor, method: Method, *, transposed: bool = False) -> Packed:
         """`weight` laid out for the native kernel; kept while the weights are fixed."""
-        half = transposed and self.half and self.geometry.groups == 1 and convolution.has_half()
         if self.weight.requires_grad or weight is not self.weight:
-            return convolution.pack(weight, self.geometry.groups, transposed=transposed, half=half)
-        if transposed not in self._packed:
-            self._packed[transposed] = convolution.pack(weight, self.geometry.groups, transposed=transposed, half=half)
-        return self._packed[transposed]
+            return convolution.pack(weight, self.geometry.groups, transposed=transposed, method=method)
+        if (method, transposed) not in self._packed:
+            self._packed[method, transposed] = convolution.pack(
+                weight, self.geometry.groups, transposed=transposed, method=method
+            )
+        return self._packed[method, transposed]
 
     def __call__(self, x: Tensor, spikes: bool = True) -> Tensor:
         """The layer's output. `spikes`: `x` is what a layer of neurons gave, nothing in between."""
         images = x[:, :, None, None] if self.flat else x
         event_driven = self._event_driven(images, spikes)
-        out = _Convolve.apply(images, self.weight, self.bias, self) if event_driven else self._dense(images)  # type: ignore[no-untyped-call]
+        out = _Convolve.apply(images, self.weight, self.bias, spikes, self) if event_driven else self._dense(images)  # type: ignore[no-untyped-call]
         return out.flatten(1) if self.flat else out  # type: ignore[no-any-return]
 
     def _event_driven(self, images: Tensor, spikes: bool) -> bool:
@@ -185,7 +243,7 @@ class Synapses:
             return False
         if not self.weight.requires_grad:
             return kernel == "native" or spikes
-        return spikes and convolution.density(images.detach()) <= _SPARSE[kernel]
+        return images.requires_grad and convolution.density(images.detach()) <= _SPARSE[kernel]
 
     def _dense(self, images: Tensor) -> Tensor:
         if self.flat:
