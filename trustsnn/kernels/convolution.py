@@ -25,8 +25,6 @@ Method = Literal["sum", "half", "tiles"]
 """How a convolution is computed: "sum" adds what the active inputs add; "half" (for gradients) multiplies everything out in
 bfloat16, summed in float32; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density, good to 2e-6."""
 
-_WINOGRAD = ((1 / 4, 0, 0), (-1 / 6,) * 3, (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
-
 
 @dataclass(frozen=True)
 class Geometry:
@@ -67,25 +65,23 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: M
     shape = tuple(weight.shape)
     outputs, inputs, high, wide = shape
     if transposed:
-        weight = weight.view(groups, outputs // groups, inputs, high, wide).transpose(1, 2).flip(3, 4)
-        weight = weight.reshape(groups * inputs, outputs // groups, high, wide)
         outputs, inputs = groups * inputs, outputs // groups
-    each = outputs // groups
-    chunk = _chunk(each)
-    half = method == "half"
-    if method == "tiles":  # [36][chunks][inputs][chunk]
-        matrix = torch.tensor(_WINOGRAD, dtype=torch.float64)
-        turned = torch.einsum("ai,ocij,bj->abco", matrix, weight.double(), matrix).to(weight.dtype)
-        turned = F.pad(turned, (0, -outputs % chunk)).reshape(36, inputs, -1, chunk)
-        return Packed(turned.transpose(1, 2).contiguous(), shape, method)  # type: ignore[arg-type]
-    block = 2 * -(-inputs // 2) if half else _block(inputs, wide)
-    chunks, blocks = -(-each // chunk), -(-inputs // block)
-    weight = weight.reshape(groups, each, inputs, high, wide)
-    weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * block - inputs, 0, chunks * chunk - each))
-    if half:  # [chunks][kernel_h][kernel_w][inputs / 2][chunk][2]
-        data = weight.view(chunks, chunk, block // 2, 2, high, wide).permute(0, 4, 5, 2, 1, 3).to(torch.bfloat16).contiguous()
-    else:  # [groups][chunks][kernel_h][blocks][kernel_w][block][chunk]
-        data = weight.view(groups, chunks, chunk, blocks, block, high, wide).permute(0, 1, 5, 3, 6, 4, 2).contiguous()
+    chunk = _chunk(outputs // groups)
+    chunks = -(-(outputs // groups) // chunk)
+    if method == "half":
+        turned = weight.transpose(0, 1).flip(2, 3) if transposed else weight
+        turned = F.pad(turned, (0, 0, 0, 0, 0, inputs % 2, 0, -outputs % chunk))
+        data = turned.reshape(chunks, chunk, -1, 2, high, wide).permute(0, 4, 5, 2, 1, 3).to(torch.bfloat16)
+        return Packed(data.contiguous(), shape, method)  # type: ignore[arg-type]
+    block = _block(inputs, wide)
+    size = (36, chunks, inputs, chunk) if method == "tiles" else (groups, chunks, high, -(-inputs // block), wide, block, chunk)
+    data = torch.empty(size)
+    weight = weight.detach().contiguous()
+    form = Shape(
+        inputs=inputs * groups, outputs=outputs, kernel_h=high, kernel_w=wide, groups=groups, block=block, chunk=chunk,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    _library().trustsnn_pack(ctypes.byref(form), weight.data_ptr(), transposed, method == "tiles", data.data_ptr())
     return Packed(data, shape, method)  # type: ignore[arg-type]
 
 

@@ -85,9 +85,9 @@ def forward(current: Tensor, steps: int, layer: Layer, keep: Keep) -> tuple[Tens
     if spikes.numel() == 0:
         return spikes, membrane
     if kernel == "native":
-        neuron = _neuron(current, steps, layer, membrane.dtype)
+        neuron = neuron_of(current, steps, layer, membrane.dtype)
         where = membrane.data_ptr() if membrane.numel() else None
-        _library().trustsnn_lif_forward(ctypes.byref(neuron), current.data_ptr(), spikes.data_ptr(), where)
+        _library().trustsnn_lif_forward(ctypes.byref(neuron), None, current.data_ptr(), spikes.data_ptr(), where)
     else:
         from trustsnn.kernels import jit
 
@@ -121,6 +121,7 @@ def backward(
 
         return triton_lif.backward(current, membrane, to_spikes, layer, surrogate, width, constant=constant, sums=sums)
     steps = len(to_spikes)
+    membrane = dense(membrane) if membrane is not None else None
     kept = membrane if membrane is not None else dense(_given(current))
     to_spikes = as_laid_out(to_spikes, kept if len(kept) == steps else sequence_like(kept, steps))
     if current is not None:
@@ -133,13 +134,14 @@ def backward(
         from trustsnn.kernels import jit
 
         return jit.lif_backward(current, membrane, to_spikes, out, layer, surrogate, width, sums=sums)
-    neuron = _neuron(to_spikes, steps, layer, kept.dtype)
+    neuron = neuron_of(to_spikes, steps, layer, kept.dtype)
     neuron.flags |= (_CONSTANT if constant else 0) | (_RECOMPUTE if membrane is None else 0)
     neuron.surrogate, neuron.width = SURROGATES.index(surrogate), width
     spans = -(-neuron.size // _span(neuron))
     totals = torch.empty((2, neuron.batch, spans) if sums else 0, dtype=torch.float64)
     _library().trustsnn_lif_backward(
         ctypes.byref(neuron),
+        None,
         current.data_ptr() if current is not None else None,
         membrane.data_ptr() if membrane is not None else None,
         to_spikes.data_ptr(),
@@ -150,7 +152,8 @@ def backward(
     return Gradients(out, totals[0].sum(1) if sums else None, totals[1].sum(1) if sums else None)
 
 
-def _neuron(sequence: Tensor, steps: int, layer: Layer, kept: torch.dtype) -> Neuron:
+def neuron_of(sequence: Tensor, steps: int, layer: Layer, kept: torch.dtype = torch.float32) -> Neuron:
+    """What the native kernel is told of a layer whose current or spikes are `sequence` [T, B, ...]."""
     flags = _HARD * layer.hard | _STRICT * layer.strict | _DETACH * layer.detach | _LEAKY * layer.leaky
     flags |= _HALF * (kept == torch.bfloat16) | _CONSTANT * (len(sequence) == 1 and steps > 1)
     batch = sequence.shape[1]

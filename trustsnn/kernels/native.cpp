@@ -29,6 +29,14 @@ struct Neuron {
     float leak, threshold, gain, initial, width;
 };
 
+// Normalisation of each channel, x * scale + shift, applied to the current as it is read. Channels are side by side in memory,
+// a multiple of 16 of them. The backward pass adds up its gradient and its gradient times x, [span][2][channels].
+struct Norm {
+    int64_t channels;
+    const float *scale, *shift;
+    double *sums;
+};
+
 // A convolution of images [images, height, width, inputs] to [images, rows, columns, outputs], channels last. `top` and
 // `left` pad before the first row and column; `up` inserts zeros between the pixels of the input (a transposed
 // convolution). Weights are packed [groups][chunks][kernel_h][blocks][kernel_w][block][chunk] of inputs and outputs, with
@@ -161,7 +169,7 @@ int lanes = best();
     switch (lanes) {                          \
         case 16: avx512::CALL; break;         \
         case 8: avx2::CALL; break;            \
-        default: plain::CALL;                 \
+        default: plain::CALL; break;          \
     }
 #else
 #define PICK(CALL) plain::CALL;
@@ -186,13 +194,24 @@ int trustsnn_has_bf16() {
 // Neurons of a sample that one sum of `trustsnn_lif_backward` is over: it fills [batch][size / span, rounded up] of them.
 int64_t trustsnn_span(const Neuron *neuron) { return plain::span(*neuron); }
 
-void trustsnn_lif_forward(const Neuron *neuron, const float *current, float *spikes, void *membrane) {
-    PICK(lif_forward(*neuron, current, spikes, membrane))
+// `norm` may be null, here and below; with it the membrane is not kept but made again.
+void trustsnn_lif_forward(const Neuron *neuron, const Norm *norm, const float *current, float *spikes, void *membrane) {
+    PICK(lif_forward(*neuron, norm, current, spikes, membrane))
 }
 
-void trustsnn_lif_backward(const Neuron *neuron, const float *current, const void *membrane, const float *to_spikes, float *out,
-                           double *to_leak, double *to_threshold) {
-    PICK(lif_backward(*neuron, current, membrane, to_spikes, out, to_leak, to_threshold))
+void trustsnn_lif_backward(const Neuron *neuron, const Norm *norm, const float *current, const void *membrane,
+                           const float *to_spikes, float *out, double *to_leak, double *to_threshold) {
+    PICK(lif_backward(*neuron, norm, current, membrane, to_spikes, out, to_leak, to_threshold))
+}
+
+// Sums of x - x_0 and of its square for each channel, [ceil(pixels / 1024)][2][channels], x_0 being the first pixel's.
+void trustsnn_channel_sums(const float *from, int64_t pixels, int64_t channels, int64_t threads, double *sums) {
+    PICK(channel_sums(from, pixels, channels, threads, sums))
+}
+
+// to = to * by[0] + from * by[1] + by[2] for each channel.
+void trustsnn_channel_combine(float *to, const float *from, const float *by, int64_t pixels, int64_t channels, int64_t threads) {
+    PICK(channel_combine(to, from, by, pixels, channels, threads))
 }
 
 // Entries that are not zero.
@@ -233,4 +252,14 @@ void trustsnn_weight_gradient(const Shape *shape, const float *in, const float *
 void trustsnn_pool(const Shape *shape, const float *in, float *out) { PICK(pool(*shape, in, out)) }
 
 void trustsnn_pool_gradient(const Shape *shape, const float *to_out, float *to_in) { PICK(pool_gradient(*shape, to_out, to_in)) }
+
+// Weights for `trustsnn_convolve` or, `tiles`, for `trustsnn_winograd`; `transposed` for the gradient of the input, whose
+// shape it then is.
+void trustsnn_pack(const Shape *shape, const float *weight, int64_t transposed, int64_t tiles, float *to) {
+    if (tiles) {
+        PICK(pack_tiles(*shape, weight, transposed, to))
+    } else {
+        PICK(pack(*shape, weight, transposed, to))
+    }
+}
 }

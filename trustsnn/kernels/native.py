@@ -16,6 +16,15 @@ class Neuron(ctypes.Structure):
     ]
 
 
+class Norm(ctypes.Structure):
+    """Mirrors `Norm` of native.cpp."""
+
+    _fields_ = [
+        ("channels", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("scale", "shift", "sums")),
+    ]
+
+
 class Shape(ctypes.Structure):
     """Mirrors `Shape` of native.cpp."""
 
@@ -45,11 +54,14 @@ def library() -> ctypes.CDLL | None:
         found.trustsnn_lanes.argtypes = [ctypes.c_int]
         found.trustsnn_span.argtypes, found.trustsnn_span.restype = [pointer], ctypes.c_int64
         for name, count in (
-            ("lif_forward", 4), ("lif_backward", 7), ("convolve", 5), ("convolve_bf16", 4), ("winograd", 5),
+            ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_bf16", 4), ("winograd", 5),
             ("pool", 3), ("pool_gradient", 3), ("weight_gradient", 4),
         ):  # fmt: skip
             function = getattr(found, f"trustsnn_{name}")
             function.argtypes, function.restype = [pointer] * count, None
+        found.trustsnn_pack.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int64, pointer]
+        found.trustsnn_channel_sums.argtypes = [pointer, *[ctypes.c_int64] * 3, pointer]
+        found.trustsnn_channel_combine.argtypes = [pointer] * 3 + [ctypes.c_int64] * 3
         found.trustsnn_count.argtypes, found.trustsnn_count.restype = [pointer, ctypes.c_int64, ctypes.c_int64], ctypes.c_int64
         found.trustsnn_convolve.restype = ctypes.c_int64
         return found

@@ -100,8 +100,20 @@ static inline int64_t spans(const Neuron &n) { return divided(n.size, span(n)); 
 
 enum Keep { NOTHING, FULL, SHORT };
 
-template <int KEEP>
-static void lif_forward_span(const Neuron &n, const float *current, float *spikes, void *membrane, int64_t begin, int64_t count,
+// The vector of `channels` values that belongs to place i of a sequence whose channels are side by side.
+struct Cycle {
+    const float *values;
+    int64_t channels, at;
+    Cycle(const float *values, int64_t channels, int64_t begin) : values(values), channels(channels), at(begin % channels) {}
+    V next() {
+        const V value = load(values + at);
+        if ((at += LANES) == channels) at = 0;
+        return value;
+    }
+};
+
+template <int KEEP, bool NORM>
+static void lif_forward_span(const Neuron &n, const Norm *norm, const float *current, float *spikes, void *membrane, int64_t begin, int64_t count,
                              bool past) {
     alignas(64) float state[SPAN];
     const int64_t total = n.batch * n.size, whole = count / LANES * LANES;
@@ -116,9 +128,13 @@ static void lif_forward_span(const Neuron &n, const float *current, float *spike
         float *s = spikes + t * total + begin;
         float *u = static_cast<float *>(membrane) + t * total + begin;
         uint16_t *h = static_cast<uint16_t *>(membrane) + t * total + begin;
+        Cycle scale(NORM ? norm->scale : nullptr, NORM ? norm->channels : 1, begin);
+        Cycle shift(NORM ? norm->shift : nullptr, NORM ? norm->channels : 1, begin);
         int64_t i = 0;
         for (; i < whole; i += LANES) {
-            V before = load(state + i) * leak + load(x + i) * gain;
+            V input = load(x + i);
+            if (NORM) input = input * scale.next() + shift.next();
+            V before = load(state + i) * leak + input * gain;
             I fired = before >= all(limit);
             V spike = (V)(fired & one);
             store(state + i, choose(fired, (V)((I)(before - threshold) & kept), before));
@@ -149,25 +165,27 @@ static inline Neuron joined(Neuron n) {
     return n;
 }
 
-static void lif_forward(const Neuron &given, const float *current, float *spikes, void *membrane) {
+static void lif_forward(const Neuron &given, const Norm *norm, const float *current, float *spikes, void *membrane) {
     const Neuron n = joined(given);
     const uintptr_t address = reinterpret_cast<uintptr_t>(spikes) | reinterpret_cast<uintptr_t>(membrane);
     const bool past = n.size % LANES == 0 && address % 64 == 0 && n.steps * n.batch * n.size * 4 > STREAM_BYTES;
     parallel(n.batch * spans(n), n.threads, [&](int64_t item) {
         int64_t sample = item / spans(n), from = item % spans(n) * span(n);
         int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
-        if (!membrane)
-            lif_forward_span<NOTHING>(n, current, spikes, membrane, begin, count, past);
+        if (norm)
+            lif_forward_span<NOTHING, true>(n, norm, current, spikes, membrane, begin, count, past);
+        else if (!membrane)
+            lif_forward_span<NOTHING, false>(n, norm, current, spikes, membrane, begin, count, past);
         else if (n.flags & HALF)
-            lif_forward_span<SHORT>(n, current, spikes, membrane, begin, count, past);
+            lif_forward_span<SHORT, false>(n, norm, current, spikes, membrane, begin, count, past);
         else
-            lif_forward_span<FULL>(n, current, spikes, membrane, begin, count, past);
+            lif_forward_span<FULL, false>(n, norm, current, spikes, membrane, begin, count, past);
         if (past) fence();
     });
 }
 
 // The membrane before each spike, [steps][count], of a span.
-static void lif_membrane_span(const Neuron &n, const float *current, float *membrane, int64_t begin, int64_t count) {
+static void lif_membrane_span(const Neuron &n, const Norm *norm, const float *current, float *membrane, int64_t begin, int64_t count) {
     alignas(64) float state[SPAN];
     const int64_t total = n.batch * n.size;
     const float limit = n.flags & STRICT ? std::nextafterf(n.threshold, INFINITY) : n.threshold;
@@ -177,6 +195,16 @@ static void lif_membrane_span(const Neuron &n, const float *current, float *memb
     for (int64_t t = 0; t < n.steps; t++) {
         const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
         float *u = membrane + t * count;
+        if (norm) {
+            Cycle scale(norm->scale, norm->channels, begin), shift(norm->shift, norm->channels, begin);
+            for (int64_t i = 0; i < count; i += LANES) {
+                const V input = load(x + i) * scale.next() + shift.next();
+                const V before = load(state + i) * leak + input * gain, rest = hard ? V{} : before - threshold;
+                store(u + i, before);
+                store(state + i, choose(before >= all(limit), rest, before));
+            }
+            continue;
+        }
         for (int64_t i = 0; i < count; i++) {
             const float before = state[i] * leak + x[i] * gain, rest = hard ? 0.0f : before - threshold;
             u[i] = before;
@@ -186,8 +214,8 @@ static void lif_membrane_span(const Neuron &n, const float *current, float *memb
 }
 
 // Per neuron and step, from the last to the first: see trustsnn.neurons.estimator.STBP. `carried` is dLoss/dv_t.
-template <int KIND, bool SUMS>
-static void lif_backward_span(const Neuron &n, const float *current, const void *membrane, const float *to_spikes, float *out,
+template <int KIND, bool SUMS, bool NORM>
+static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_sums, const float *current, const void *membrane, const float *to_spikes, float *out,
                               double *to_leak, double *to_threshold, int64_t begin, int64_t count, bool past) {
     alignas(64) float carried[SPAN], sum[SPAN];
     const bool hard = n.flags & HARD, half = n.flags & HALF, constant = n.flags & CONSTANT, again = n.flags & RECOMPUTE;
@@ -200,12 +228,17 @@ static void lif_backward_span(const Neuron &n, const float *current, const void 
     const I kept = hard ? I{} : ~I{};
     if (again) {
         float *made = static_cast<float *>(scratch(0, n.steps * count * sizeof(float)));
-        lif_membrane_span(n, current, made, begin, count);
+        lif_membrane_span(n, norm, current, made, begin, count);
         membrane = made;
     } else {
         membrane = static_cast<const char *>(membrane) + begin * (half ? sizeof(uint16_t) : sizeof(float));
     }
     double leak_sum = 0, threshold_sum = 0;
+    float *channel_sums_of = nullptr;
+    if (NORM) {
+        channel_sums_of = static_cast<float *>(scratch(1, 2 * norm->channels * sizeof(float)));
+        std::memset(channel_sums_of, 0, 2 * norm->channels * sizeof(float));
+    }
     for (int64_t i = 0; i < count; i++) carried[i] = sum[i] = 0;
     for (int64_t t = n.steps - 1; t >= 0; t--) {
         const int64_t here = t * total + begin;
@@ -239,12 +272,21 @@ static void lif_backward_span(const Neuron &n, const float *current, const void 
             }
             return m;
         };
+        // With a normalisation: the channels' sums of the gradient and of its product with x.
+        float *first = NORM ? channel_sums_of : nullptr, *second = NORM ? channel_sums_of + norm->channels : nullptr;
+        const float *raw = current + (constant ? begin : here);
+        int64_t channel = NORM ? begin % norm->channels : 0;
         int64_t i = 0;
         for (; i + LANES <= count; i += LANES) {
             V now = half ? from_half(*reinterpret_cast<const AnyH *>(h + i)) : load(u + i), earlier = V{};
             if (SUMS && t > 0) earlier = half ? from_half(*reinterpret_cast<const AnyH *>(h + i - apart)) : load(u + i - apart);
             V m = step(now, earlier, load(g + i), load(carried + i), x ? load(x + i) : V{});
             store(carried + i, m * leak);
+            if (NORM) {
+                store(first + channel, load(first + channel) + m * gain);
+                store(second + channel, load(second + channel) + m * gain * load(raw + i));
+                if ((channel += LANES) == norm->channels) channel = 0;
+            }
             if (constant)
                 store(sum + i, load(sum + i) + m * gain);
             else if (past)
@@ -272,10 +314,12 @@ static void lif_backward_span(const Neuron &n, const float *current, const void 
     }
     if (constant) std::memcpy(out + begin, sum, count * sizeof(float));
     if (SUMS) *to_leak = leak_sum, *to_threshold = threshold_sum;
+    if (NORM)
+        for (int64_t i = 0; i < 2 * norm->channels; i++) norm_sums[i] = channel_sums_of[i];
 }
 
-template <bool SUMS>
-static void lif_backward_all(const Neuron &n, const float *current, const void *membrane, const float *to_spikes, float *out,
+template <bool SUMS, bool NORM>
+static void lif_backward_all(const Neuron &n, const Norm *norm, const float *current, const void *membrane, const float *to_spikes, float *out,
                              double *to_leak, double *to_threshold) {
     const bool past = n.size % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
                       n.steps * n.batch * n.size * 4 > STREAM_BYTES;
@@ -284,8 +328,9 @@ static void lif_backward_all(const Neuron &n, const float *current, const void *
         int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
 #define SPAN_OF(KIND)                                                                                                   \
     case KIND:                                                                                                          \
-        lif_backward_span<KIND, SUMS>(n, current, membrane, to_spikes, out, to_leak + item, to_threshold + item, begin, \
-                                      count, past);                                                                     \
+        lif_backward_span<KIND, SUMS, NORM>(n, norm, NORM ? norm->sums + item * 2 * norm->channels : nullptr, current,  \
+                                            membrane, to_spikes, out, to_leak + item, to_threshold + item, begin,       \
+                                            count, past);                                                               \
         break;
         switch (n.surrogate) {
             SPAN_OF(TRIANGULAR)
@@ -300,12 +345,42 @@ static void lif_backward_all(const Neuron &n, const float *current, const void *
     });
 }
 
-static void lif_backward(const Neuron &n, const float *current, const void *membrane, const float *to_spikes, float *out,
-                         double *to_leak, double *to_threshold) {
-    if (to_leak)
-        lif_backward_all<true>(n, current, membrane, to_spikes, out, to_leak, to_threshold);
+static void lif_backward(const Neuron &n, const Norm *norm, const float *current, const void *membrane, const float *to_spikes,
+                         float *out, double *to_leak, double *to_threshold) {
+    if (norm && to_leak)
+        lif_backward_all<true, true>(n, norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+    else if (norm)
+        lif_backward_all<false, true>(joined(n), norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+    else if (to_leak)
+        lif_backward_all<true, false>(n, norm, current, membrane, to_spikes, out, to_leak, to_threshold);
     else
-        lif_backward_all<false>(joined(n), current, membrane, to_spikes, out, to_leak, to_threshold);
+        lif_backward_all<false, false>(joined(n), norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+}
+
+static void channel_sums(const float *from, int64_t pixels, int64_t channels, int64_t threads, double *sums) {
+    parallel(divided(pixels, 1024), threads, [&](int64_t item) {
+        float *first = static_cast<float *>(scratch(0, 2 * channels * sizeof(float))), *second = first + channels;
+        std::memset(first, 0, 2 * channels * sizeof(float));
+        const int64_t end = (item + 1) * 1024 < pixels ? (item + 1) * 1024 : pixels;
+        for (int64_t pixel = item * 1024; pixel < end; pixel++)
+            for (int64_t i = 0; i < channels; i += LANES) {
+                const V value = load(from + pixel * channels + i) - load(from + i);
+                store(first + i, load(first + i) + value);
+                store(second + i, load(second + i) + value * value);
+            }
+        for (int64_t i = 0; i < 2 * channels; i++) sums[item * 2 * channels + i] = first[i];
+    });
+}
+
+static void channel_combine(float *to, const float *from, const float *by, int64_t pixels, int64_t channels, int64_t threads) {
+    parallel(divided(pixels, 1024), threads, [&](int64_t item) {
+        const int64_t end = (item + 1) * 1024 < pixels ? (item + 1) * 1024 : pixels;
+        for (int64_t pixel = item * 1024; pixel < end; pixel++)
+            for (int64_t i = 0; i < channels; i += LANES) {
+                const int64_t at = pixel * channels + i;
+                store(to + at, load(to + at) * load(by + i) + (load(from + at) * load(by + channels + i) + load(by + 2 * channels + i)));
+            }
+    });
 }
 
 // Bits of the entries of `from` that are not zero.
@@ -677,6 +752,56 @@ static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const f
     }
 }
 
+// Weights [outputs][inputs][high][wide], or transposed and turned around, in the order that `convolve` reads.
+static void pack(const Shape &s, const float *weight, int64_t transposed, float *to) {
+    const int64_t outputs = s.outputs / s.groups, inputs = s.inputs / s.groups, taps = s.kernel_h * s.kernel_w;
+    const int64_t chunks = divided(outputs, s.chunk), blocks = divided(inputs, s.block);
+    parallel(s.groups * chunks * s.kernel_h, s.threads, [&](int64_t item) {
+        const int64_t ky = item % s.kernel_h, chunk = item / s.kernel_h % chunks, group = item / s.kernel_h / chunks;
+        float *at = to + item * blocks * s.kernel_w * s.block * s.chunk;
+        for (int64_t block = 0; block < blocks; block++)
+            for (int64_t kx = 0; kx < s.kernel_w; kx++)
+                for (int64_t i = block * s.block; i < (block + 1) * s.block; i++)
+                    for (int64_t o = chunk * s.chunk; o < (chunk + 1) * s.chunk; o++, at++) {
+                        const int64_t tap = ky * s.kernel_w + kx;
+                        if (i >= inputs || o >= outputs)
+                            *at = 0;
+                        else if (transposed)
+                            *at = weight[((group * inputs + i) * outputs + o) * taps + taps - 1 - tap];
+                        else
+                            *at = weight[((group * outputs + o) * inputs + i) * taps + tap];
+                    }
+    });
+}
+
+// The transform of 3x3 weights for `winograd`, in double precision, [36][chunks][inputs][chunk].
+static void pack_tiles(const Shape &s, const float *weight, int64_t transposed, float *to) {
+    const int64_t chunks = divided(s.outputs, s.chunk);
+    parallel(chunks * s.inputs, s.threads, [&](int64_t item) {
+        const int64_t i = item % s.inputs, chunk = item / s.inputs;
+        for (int64_t o = chunk * s.chunk; o < (chunk + 1) * s.chunk; o++) {
+            double w[9] = {}, half[18];
+            if (o < s.outputs)
+                for (int k = 0; k < 9; k++)
+                    w[k] = transposed ? weight[(i * s.outputs + o) * 9 + 8 - k] : weight[(o * s.inputs + i) * 9 + k];
+            auto six = [](const double *from, int64_t apart, double *out, int64_t between) {
+                const double a = from[0], b = from[apart], c = from[2 * apart];
+                out[0] = a / 4;
+                out[between] = -(a + b + c) / 6, out[2 * between] = (b - a - c) / 6;
+                out[3 * between] = a / 24 + b / 12 + c / 6, out[4 * between] = a / 24 - b / 12 + c / 6;
+                out[5 * between] = c;
+            };
+            for (int k = 0; k < 3; k++) six(w + k, 3, half + k, 3);
+            for (int k = 0; k < 6; k++) {
+                double row[6];
+                six(half + 3 * k, 1, row, 1);
+                for (int x = 0; x < 6; x++)
+                    to[(((k * 6 + x) * chunks + chunk) * s.inputs + i) * s.chunk + o % s.chunk] = static_cast<float>(row[x]);
+            }
+        }
+    });
+}
+
 static void winograd(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
     const int64_t tiles = s.images * divided(s.rows, 4) * divided(s.columns, 4), size = TILES;
     parallel(divided(tiles, size), s.threads, [&](int64_t item) {
@@ -685,18 +810,21 @@ static void winograd(const Shape &s, const float *in, const float *weight, const
 }
 
 #if LANES == 16
-// The padded image in bfloat16, [height][width][inputs].
+// The inputs of a pixel are taken in pairs.
+static inline int64_t paired(const Shape &s) { return (s.inputs + 1) / 2 * 2; }
+
+// The padded image in bfloat16, [height][width][inputs, paired].
 static uint16_t *padded_half(const Shape &s, const float *in) {
     const int64_t height = padded_height(s), width = padded_width(s);
-    uint16_t *pixels = static_cast<uint16_t *>(scratch(0, (height * width * s.inputs + 2) * sizeof(uint16_t)));
-    std::memset(pixels, 0, height * width * s.inputs * sizeof(uint16_t));
+    uint16_t *pixels = static_cast<uint16_t *>(scratch(0, height * width * paired(s) * sizeof(uint16_t)));
+    std::memset(pixels, 0, height * width * paired(s) * sizeof(uint16_t));
     for (int64_t y = 0; y < s.height; y++) {
         const int64_t row = y * s.up_h + s.top;
         if (row < 0 || row >= height) continue;
         for (int64_t x = 0; x < s.width; x++) {
             const int64_t column = x * s.up_w + s.left;
             if (column < 0 || column >= width) continue;
-            uint16_t *to = pixels + (row * width + column) * s.inputs;
+            uint16_t *to = pixels + (row * width + column) * paired(s);
             const float *from = in + (y * s.width + x) * s.inputs;
             int64_t i = 0;
             for (; i + LANES <= s.inputs; i += LANES) *reinterpret_cast<AnyH *>(to + i) = to_half(load(from + i));
@@ -709,16 +837,16 @@ static uint16_t *padded_half(const Shape &s, const float *in) {
 template <int VECTORS, int PIXELS>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))) static inline void convolve_tile_bf16(
     const Shape &s, const uint16_t *pixels, const uint16_t *weight, float *out, int64_t row, int64_t column, int64_t room) {
-    const int64_t width = padded_width(s), apart = s.stride_w * s.inputs;
+    const int64_t width = padded_width(s), inputs = paired(s), apart = s.stride_w * inputs;
     __m512 sums[PIXELS][VECTORS];
     for (int p = 0; p < PIXELS; p++)
         for (int v = 0; v < VECTORS; v++) sums[p][v] = _mm512_setzero_ps();
     for (int64_t ky = 0; ky < s.kernel_h; ky++)
         for (int64_t kx = 0; kx < s.kernel_w; kx++) {
             const uint16_t *x = pixels + ((row * s.stride_h + ky * s.dilation_h) * width + column * s.stride_w +
-                                          kx * s.dilation_w) * s.inputs;
-            const uint16_t *w = weight + (ky * s.kernel_w + kx) * s.inputs * s.chunk;
-            for (int64_t i = 0; i < s.inputs; i += 2, w += 2 * s.chunk) {
+                                          kx * s.dilation_w) * inputs;
+            const uint16_t *w = weight + (ky * s.kernel_w + kx) * inputs * s.chunk;
+            for (int64_t i = 0; i < inputs; i += 2, w += 2 * s.chunk) {
                 __m512bh rows[VECTORS];
                 for (int v = 0; v < VECTORS; v++) rows[v] = (__m512bh)_mm512_loadu_si512(w + v * 32);
                 for (int p = 0; p < PIXELS; p++) {
@@ -733,8 +861,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))) static 
         put<VECTORS>(reinterpret_cast<V *>(sums[p]), out + (row * s.columns + column + p) * s.outputs, room);
 }
 
-// Products of bfloat16 values summed in float32, for an even number of inputs and one group. Weights are packed
-// [chunks][kernel_h][kernel_w][inputs / 2][chunk][2].
+// Products of bfloat16 values summed in float32, for one group. Weights are packed [chunks][kernel_h][kernel_w][paired inputs / 2][chunk][2].
 template <int VECTORS>
 static void convolve_dense_bf16(const Shape &s, const uint16_t *pixels, const uint16_t *weight, float *out, int64_t room) {
     for (int64_t row = 0; row < s.rows; row++) {
@@ -748,7 +875,7 @@ static void convolve_dense_bf16(const Shape &s, const uint16_t *pixels, const ui
 }
 
 static void convolve_bf16(const Shape &s, const float *in, const uint16_t *weight, float *out) {
-    const int64_t chunks = divided(s.outputs, s.chunk), packed = s.kernel_h * s.kernel_w * s.inputs * s.chunk;
+    const int64_t chunks = divided(s.outputs, s.chunk), packed = s.kernel_h * s.kernel_w * paired(s) * s.chunk;
     parallel(s.images, s.threads, [&](int64_t item) {
         const uint16_t *pixels = padded_half(s, in + item * s.height * s.width * s.inputs);
         for (int64_t k = 0; k < chunks; k++) {

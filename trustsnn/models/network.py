@@ -14,6 +14,7 @@ from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
+from trustsnn.neurons.normalised import can_normalise, normalised_fire
 from trustsnn.neurons.synapses import Synapses, average_pool
 
 Stage = tuple[str, nn.Module | Synapses]
@@ -115,7 +116,10 @@ class SpikingNetwork(nn.Module):
         h = h.flatten(0, 1)
         membrane = h
         spikes = False  # h comes out of a layer of neurons
-        for name, stage in self._stages():
+        stages = self._stages()
+        for place, (name, stage) in enumerate(stages):
+            if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
+                continue  # done with the neurons that follow
             if not isinstance(stage, SpikingNeuron):
                 if isinstance(stage, Synapses):
                     h = stage(h, spikes)
@@ -123,12 +127,14 @@ class SpikingNetwork(nn.Module):
                     h = average_pool(stage, h) if isinstance(stage, nn.AvgPool2d) else stage(h)
                 spikes = False
                 continue
-            current = h.unflatten(0, (steps, batch))
-            steps = spec.steps
+            given, steps = steps, spec.steps
+            before = stages[place - 1][1] if place else None
             if counts is not None and stage is self.layers[-1]:
-                fired, membrane = stage.unroll(current, steps)
+                fired, membrane = stage.unroll(h.unflatten(0, (given, batch)), steps)
+            elif before is not None and can_normalise(before, stage):
+                fired = normalised_fire(before, stage, h, steps, given).unflatten(0, (steps, batch))
             else:
-                fired = stage.fire(current, steps)
+                fired = stage.fire(h.unflatten(0, (given, batch)), steps)
             if counts is not None:
                 counts[f"layers.{name}"] = fired.detach().sum(0)
             h, spikes = fired.flatten(0, 1), True

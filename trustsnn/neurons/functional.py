@@ -26,7 +26,7 @@ class _Fire(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         if accelerated(current) is None:
             return _forward(current, steps, float(leak), float(threshold), dynamics)
-        return lif.forward(current, steps, _layer(leak, threshold, dynamics), keep)
+        return lif.forward(current, steps, layer_of(leak, threshold, dynamics), keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Arguments, output: tuple[Tensor, Tensor]) -> None:
@@ -71,7 +71,7 @@ class _FireBackward(torch.autograd.Function):
         estimator: GradientEstimator,
         parameters: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        layer = _layer(leak, threshold, dynamics)
+        layer = layer_of(leak, threshold, dynamics)
         kept = membrane if membrane.numel() or not to_spikes.numel() else None
         if type(estimator) is STBP and accelerated(to_spikes) is not None:
             surrogate = estimator.surrogate
@@ -147,7 +147,8 @@ def _number(scalar: Tensor) -> float:
     return known[1]
 
 
-def _layer(leak: Tensor, threshold: Tensor, dynamics: Dynamics) -> lif.Layer:
+def layer_of(leak: Tensor, threshold: Tensor, dynamics: Dynamics) -> lif.Layer:
+    """The numbers of a layer as its kernels take them."""
     low, high = np.float32(_number(leak)), np.float32(_number(threshold))
     leaky = dynamics.gain == "leaky"
     return lif.Layer(

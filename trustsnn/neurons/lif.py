@@ -61,10 +61,14 @@ class SpikingNeuron(nn.Module):
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
         if current.dim() < 2:
             raise ModelContractError(f"Expected a current of shape [T, B, ...], got {tuple(current.shape)}.")
-        leak, threshold = self.leak, self.threshold
-        if isinstance(leak, nn.Parameter):
-            leak, threshold = _held(leak, 0.0, 1.0), _held(threshold, 1e-3, float("inf"))
+        leak, threshold = self.parameters_in_bounds()
         return fire(current, leak, threshold, self.dynamics, self.estimator, steps=steps, keep=keep)
+
+    def parameters_in_bounds(self) -> tuple[Tensor, Tensor]:
+        """Leak and threshold, learnt ones held in [0, 1] and above 0.001."""
+        if isinstance(self.leak, nn.Parameter):
+            return _held(self.leak, 0.0, 1.0), _held(self.threshold, 1e-3, float("inf"))
+        return self.leak, self.threshold
 
     def extra_repr(self) -> str:
         d = self.dynamics

@@ -15,6 +15,7 @@ from trustsnn.kernels.convolution import Geometry, Method, Packed
 
 # Above this share of active inputs a layer that is in training goes through the dense convolution (benchmarks/scaling.py).
 _SPARSE = {"native": 0.5, "numba": 0.2}
+_SPARSE_LINEAR = 0.1
 
 
 class _Convolve(torch.autograd.Function):
@@ -243,7 +244,8 @@ class Synapses:
             return False
         if not self.weight.requires_grad:
             return kernel == "native" or spikes
-        return images.requires_grad and convolution.density(images.detach()) <= _SPARSE[kernel]
+        most = _SPARSE_LINEAR if self.flat else _SPARSE[kernel]
+        return images.requires_grad and convolution.density(images.detach()) <= most
 
     def _dense(self, images: Tensor) -> Tensor:
         if self.flat:

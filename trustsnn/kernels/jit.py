@@ -1,0 +1,595 @@
+"""The kernels in numba, for machines without a compiler: compiled at the first use and kept in a cache beside this file.
+
+They do what native_body.h does. Every sum runs in one fixed order for one sample, and nothing is contracted or reordered
+(no fastmath), so a result depends neither on the number of threads nor on the other samples of a batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import gcd
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from llvmlite import binding, ir
+from numba import prange
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trustsnn.kernels.convolution import Geometry, channels_last
+from trustsnn.kernels.lif import SURROGATES, Gradients, Layer
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+SPAN = 2048  # neurons that a thread takes through all steps at a time: their state fits the L1 cache
+RECOMPUTED = 1 << 16  # membranes of a span that the backward pass makes again: they fit the L2 cache
+TOGETHER = 64  # pixels that share the weights of a chunk of outputs from the cache
+TILE = 16  # inputs whose weights are laid out together: a line of the cache
+BLOCK = 192  # inputs of a linear layer whose weights stay in the cache together
+PLACES = 1024  # places of the padded gradients of the images that are taken together for the gradient of a weight
+_AHEAD = 4  # such batches for each thread, listed before they are added up
+# Outputs whose sums are kept in registers: 64 floats are 4 of the 32 AVX-512 registers, but all 16 of AVX.
+_WIDEST = 64 if binding.get_host_cpu_features().get("avx512f") else 32
+_TRIANGULAR, _RECTANGULAR, _ATAN, _SIGMOID, _EXPONENTIAL, _STE = range(len(SURROGATES))
+
+_intrinsic: Callable[[Callable[..., Any]], Any] = intrinsic
+
+# numba's plain thread pool ends the process when two threads of Python start a parallel loop at once.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _jit(**options: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`numba.njit` with this module's settings, without a cache on disk where there is no folder to write it to."""
+    settings: dict[str, Any] = {"error_model": "numpy", "nogil": True, **options}
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            kernel: Callable[..., Any] = numba.njit(cache=True, **settings)(function)
+        except RuntimeError:
+            kernel = numba.njit(**settings)(function)
+        return kernel
+
+    return compiled
+
+
+def _run(kernel: Callable[..., Any], *arguments: Any) -> None:
+    with _ONE_AT_A_TIME:
+        numba.set_num_threads(_threads())
+        kernel(*arguments)
+
+
+def _threads() -> int:
+    config: Any = numba.config
+    return min(torch.get_num_threads(), int(config.NUMBA_NUM_THREADS))
+
+
+def _rows_adder(width: int) -> Any:
+    """sums[to:][:width] += value[i] * table[base + place[i]] for i from `low` to `high`, in this order.
+
+    `table` has rows of `width` floats. Written in LLVM's own terms, because numba has no way to say that the sums stay
+    in registers meanwhile; that makes it two to three times faster.
+    """
+
+    @_intrinsic
+    def add_rows(
+        typing: Any, sums: Any, to: Any, table: Any, base: Any, place: Any, value: Any, low: Any, high: Any
+    ) -> tuple[Any, Any]:
+        index, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), width)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            def data(at: int) -> Any:
+                return context.make_array(signature.args[at])(context, builder, arguments[at]).data
+
+            def vector_at(pointer: Any, at: Any) -> Any:
+                return builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
+
+            to, base, low, high = (arguments[at] for at in (1, 3, 6, 7))
+            sums, table, places, values = (data(at) for at in (0, 2, 4, 5))
+            target = vector_at(sums, to)
+            initial = builder.load(target, align=4)
+            before, loop, after = builder.block, builder.append_basic_block("rows"), builder.append_basic_block("added")
+            builder.cbranch(builder.icmp_signed("<", low, high), loop, after)
+
+            builder.position_at_end(loop)
+            i, total = builder.phi(index), builder.phi(vector)
+            place = builder.add(base, builder.sext(builder.load(builder.gep(places, [i])), index))
+            row = builder.load(vector_at(table, builder.mul(place, ir.Constant(index, width))), align=4)
+            factor = builder.insert_element(
+                ir.Constant(vector, ir.Undefined), builder.load(builder.gep(values, [i])), ir.Constant(ir.IntType(32), 0)
+            )
+            factors = builder.shuffle_vector(factor, ir.Constant(vector, ir.Undefined), zeros)
+            more = builder.fadd(total, builder.fmul(factors, row))
+            following = builder.add(i, ir.Constant(index, 1))
+            builder.cbranch(builder.icmp_signed("<", following, high), loop, after)
+            for phi, first, later in ((i, low, following), (total, initial, more)):
+                phi.add_incoming(first, before)
+                phi.add_incoming(later, loop)
+
+            builder.position_at_end(after)
+            result = builder.phi(vector)
+            result.add_incoming(initial, before)
+            result.add_incoming(more, loop)
+            builder.store(result, target, align=4)
+            return context.get_dummy_value()
+
+        long = numba.types.int64
+        return numba.types.void(sums, long, table, long, place, value, long, long), generate
+
+    return add_rows
+
+
+_add_16, _add_32, _add_64 = _rows_adder(16), _rows_adder(32), _rows_adder(64)
+
+
+class Neuron(NamedTuple):
+    """A `Layer` in single precision, for numba. A membrane of at least `limit` fires."""
+
+    leak: np.float32
+    threshold: np.float32
+    limit: np.float32
+    gain: np.float32
+    initial: np.float32
+    hard: bool
+    detach: bool
+    leaky: bool
+
+
+def _neuron(layer: Layer) -> Neuron:
+    leak, threshold, gain, initial = (np.float32(v) for v in (layer.leak, layer.threshold, layer.gain, layer.initial))
+    limit = np.nextafter(threshold, np.float32(np.inf)) if layer.strict else threshold
+    return Neuron(leak, threshold, limit, gain, initial, layer.hard, layer.detach, layer.leaky)
+
+
+def _flat(sequence: Tensor) -> Floats:
+    """[T, B, ...] as [T, all neurons of a step] in the order of the memory."""
+    size = sequence[0].numel() if len(sequence) else 0
+    return sequence.detach().as_strided((len(sequence), size), (size, 1)).numpy()
+
+
+@_jit()
+def _row(rows: Floats, t: int, begin: int, count: int) -> Floats:
+    """Part of the row of step `t`, or of the only row where one serves all steps."""
+    return rows[t if len(rows) > 1 else 0, begin : begin + count]
+
+
+@_jit()
+def _fire(
+    n: Neuron, steps: int, current: Floats, begin: int, spikes: Floats, to: int, membrane: Floats, kept: int, count: int
+) -> None:
+    """All steps of a span of neurons. The spans begin at column `begin` of `current`, `to` of `spikes`, `kept` of `membrane`."""
+    state = np.full(count, n.initial, np.float32)
+    for t in range(steps):
+        x, s, u = _row(current, t, begin, count), _row(spikes, t, to, count), _row(membrane, t, kept, count)
+        for i in range(count):
+            before = state[i] * n.leak + x[i] * n.gain
+            fired = before >= n.limit
+            u[i] = before
+            s[i] = np.float32(1) if fired else np.float32(0)
+            rest = np.float32(0) if n.hard else before - n.threshold
+            state[i] = rest if fired else before
+
+
+@_jit(parallel=True)
+def _forward(n: Neuron, current: Floats, spikes: Floats, membrane: Floats) -> None:
+    steps, size = spikes.shape
+    for item in prange((size + SPAN - 1) // SPAN):
+        begin = item * SPAN
+        count = min(SPAN, size - begin)
+        if len(membrane):
+            _fire(n, steps, current, begin, spikes, begin, membrane, begin, count)
+        else:
+            _fire(n, steps, current, begin, spikes, begin, np.empty((1, count), np.float32), 0, count)
+
+
+def lif_forward(current: Tensor, spikes: Tensor, membrane: Tensor, layer: Layer) -> None:
+    """Fill `spikes` [T, B, ...] and, unless it is empty, `membrane` with u before the spike. `current` has T steps, or one
+    for a constant current. All have the same memory order, each step in one piece."""
+    if spikes.numel():
+        _run(_forward, _neuron(layer), _flat(current), _flat(spikes), _flat(membrane))
+
+
+@_jit()
+def _exponential(x: np.float32) -> Any:
+    """exp(x) for x <= 0 in single precision (Cephes' expf): LLVM vectorises it, unlike a call of the library."""
+    x = max(x, np.float32(-87))
+    n = np.int32(x * np.float32(1.44269504) - np.float32(0.5))
+    whole = np.float32(n)
+    r = x - whole * np.float32(0.693359375) - whole * np.float32(-2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1)
+    return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@_jit()
+def _derive(kind: int, width: np.float32, threshold: np.float32, u: Floats, derivative: Floats) -> None:
+    """The surrogate derivative at each membrane, see trustsnn.neurons.surrogates."""
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    if kind == _TRIANGULAR:
+        for i in range(len(u)):
+            derivative[i] = max(width - abs(u[i] - threshold), zero) * (one / (width * width))
+    elif kind == _RECTANGULAR:
+        for i in range(len(u)):
+            derivative[i] = half / width if abs(u[i] - threshold) < width else zero
+    elif kind == _ATAN:
+        for i in range(len(u)):
+            z = (u[i] - threshold) * (np.float32(1.57079632679) / width)
+            derivative[i] = one / (z * z + one) * (half / width)
+    elif kind == _SIGMOID:
+        for i in range(len(u)):
+            e = _exponential(-abs(u[i] - threshold) / width)
+            rate = one / (e + one)
+            derivative[i] = e * rate * rate / width
+    elif kind == _EXPONENTIAL:
+        for i in range(len(u)):
+            derivative[i] = _exponential(-abs(u[i] - threshold) / width) / width
+    else:
+        derivative[:] = one
+
+
+@_jit()
+def _differentiate(
+    n: Neuron, kind: int, width: np.float32, current: Floats, membrane: Floats, kept: int, to_spikes: Floats, out: Floats,
+    begin: int, count: int, sums: bool,
+) -> tuple[float, float]:  # fmt: skip
+    """A span of neurons from the last step to the first, see trustsnn.neurons.estimator.STBP. `carried` is dLoss/dv_t."""
+    steps, zero = len(to_spikes), np.float32(0)
+    carried, through, to_membrane = np.zeros(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    leaks, thresholds = np.zeros(count if sums else 0), np.zeros(count if sums else 0)
+    by_membrane = np.float32(1) if n.hard and not n.detach else zero
+    by_threshold = zero if n.hard or n.detach else n.threshold
+    for t in range(steps - 1, -1, -1):
+        u, g, result = _row(membrane, t, kept, count), _row(to_spikes, t, begin, count), _row(out, t, begin, count)
+        _derive(kind, width, n.threshold, u, through)
+        for i in range(count):
+            c = carried[i]
+            through[i] *= g[i] - c * (u[i] * by_membrane + by_threshold)
+            to_membrane[i] = through[i] + c - (c if n.hard and u[i] >= n.limit else zero)
+        if sums:
+            earlier = _row(membrane, max(t - 1, 0), kept, count)
+            for i in range(count):
+                rest = zero if n.hard else earlier[i] - n.threshold
+                after = rest if earlier[i] >= n.limit else earlier[i]
+                leaks[i] += to_membrane[i] * (after if t else n.initial)
+                thresholds[i] -= through[i] + (zero if n.hard or u[i] < n.limit else carried[i])
+            if t == 0:
+                for i in range(count):
+                    thresholds[i] += to_membrane[i] * (n.leak * n.initial / n.threshold)
+            if n.leaky:
+                x = _row(current, t, begin, count)
+                for i in range(count):
+                    leaks[i] -= to_membrane[i] * x[i]
+        if len(out) == steps:
+            for i in range(count):
+                result[i] = to_membrane[i] * n.gain
+                carried[i] = to_membrane[i] * n.leak
+        else:
+            for i in range(count):
+                result[i] = (zero if t == steps - 1 else result[i]) + to_membrane[i] * n.gain
+                carried[i] = to_membrane[i] * n.leak
+    to_leak = to_threshold = 0.0
+    for i in range(len(leaks)):
+        to_leak += leaks[i]
+        to_threshold += thresholds[i]
+    return to_leak, to_threshold
+
+
+@_jit(parallel=True)
+def _backward(
+    n: Neuron, kind: int, width: np.float32, current: Floats, membrane: Floats, to_spikes: Floats, out: Floats, span: int,
+    totals: Doubles,
+) -> None:  # fmt: skip
+    """`totals` [2, samples, spans of a sample] of leak and threshold, or [2, 1, 0] if they are not asked for."""
+    steps, size = len(to_spikes), to_spikes.shape[1] // totals.shape[1]
+    sums = totals.shape[2] > 0
+    spans = (size + span - 1) // span
+    for item in prange(totals.shape[1] * spans):
+        sample, part = item // spans, item % spans
+        begin, count = sample * size + part * span, min(span, size - part * span)
+        made, kept = membrane, begin
+        if not len(membrane):
+            made, kept = np.empty((steps, count), np.float32), 0
+            _fire(n, steps, current, begin, np.empty((1, count), np.float32), 0, made, 0, count)
+        to_leak, to_threshold = _differentiate(n, kind, width, current, made, kept, to_spikes, out, begin, count, sums)
+        if sums:
+            totals[0, sample, part], totals[1, sample, part] = to_leak, to_threshold
+
+
+def lif_backward(
+    current: Tensor | None,
+    membrane: Tensor | None,
+    to_spikes: Tensor,
+    out: Tensor,
+    layer: Layer,
+    surrogate: str,
+    width: float,
+    *,
+    sums: bool,
+) -> Gradients:
+    """dLoss/dcurrent into `out`, which has one step where the current is constant, and per sample dLoss/dleak and
+    dLoss/dthreshold if asked for; see trustsnn.kernels.lif.backward. Without a membrane it is made again from `current`."""
+    steps, batch = to_spikes.shape[:2]
+    span = SPAN if membrane is not None else min(SPAN, max(64, RECOMPUTED // max(1, steps) // 16 * 16))
+    size = to_spikes[0].numel() // batch if steps and batch else 0
+    totals = np.zeros((2, batch, -(-size // span)) if sums else (2, 1, 0))
+    if to_spikes.numel():
+        absent = to_spikes.new_empty(0)
+        kept = [_flat(tensor if tensor is not None else absent) for tensor in (current, membrane)]
+        kind = SURROGATES.index(surrogate)
+        _run(_backward, _neuron(layer), kind, np.float32(width), *kept, _flat(to_spikes), _flat(out), span, totals)
+    else:
+        out.zero_()
+    leak, threshold = torch.from_numpy(totals.sum(-1))
+    return Gradients(out, leak if sums else None, threshold if sums else None)
+
+
+class Shape(NamedTuple):
+    """A convolution of images [images, height, width, inputs] to [images, rows, columns, outputs], for numba."""
+
+    images: int
+    height: int
+    width: int
+    inputs: int
+    rows: int
+    columns: int
+    outputs: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    top: int
+    left: int
+    dilation_h: int
+    dilation_w: int
+    groups: int
+    chunk: int  # outputs of a group that are summed together
+    threads: int
+
+
+def _shape(images: Tensor, out: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Shape:
+    each = out.shape[1] // geometry.groups
+    chunk = min(_WIDEST, 64 if each > 32 else 32 if each > 16 else 16)
+    return Shape(
+        images=images.shape[0], height=images.shape[2], width=images.shape[3], inputs=images.shape[1],
+        rows=out.shape[2], columns=out.shape[3], outputs=out.shape[1], kernel_h=kernel[0], kernel_w=kernel[1],
+        stride_h=geometry.stride[0], stride_w=geometry.stride[1], top=geometry.padding[0], left=geometry.padding[1],
+        dilation_h=geometry.dilation[0], dilation_w=geometry.dilation[1], groups=geometry.groups, chunk=chunk,
+        threads=_threads(),
+    )  # fmt: skip
+
+
+def _pixels(images: Tensor) -> Floats:
+    """The memory of `images`, channels last, as one row."""
+    return images.detach().as_strided((images.numel(),), (1,)).numpy()
+
+
+@_jit()
+def _add_rows(
+    width: int, sums: Floats, to: int, table: Floats, base: int, place: Ints, value: Floats, low: int, high: int
+) -> None:
+    if width == 64:
+        _add_64(sums, to, table, base, place, value, low, high)
+    elif width == 32:
+        _add_32(sums, to, table, base, place, value, low, high)
+    else:
+        _add_16(sums, to, table, base, place, value, low, high)
+
+
+@_jit()
+def _list(s: Shape, columns: int, block: int, images: Floats, first: int, start: Ints, place: Ints, value: Floats) -> None:
+    """List the active inputs of one image by row, block of inputs and column of the padded image.
+
+    `place` is column * inputs of a group + input, `start` where each column of [rows][blocks][columns + 1] begins.
+    """
+    high = (s.rows - 1) * s.stride_h + s.dilation_h * (s.kernel_h - 1) + 1
+    wide = (columns - 1) * s.stride_w + s.dilation_w * (s.kernel_w - 1) + 1
+    inputs = s.inputs // s.groups
+    count, slot = np.uint64(0), 0  # numba looks whether a signed index counts from the end, at every access
+    for row in range(high):
+        y = row - s.top
+        for group in range(s.groups):
+            for begin in range(0, inputs, block):
+                for column in range(wide):
+                    start[slot] = count
+                    slot += 1
+                    x = column - s.left
+                    if 0 <= y < s.height and 0 <= x < s.width:
+                        at = np.uint64(first + (y * s.width + x) * s.inputs + group * inputs)
+                        for i in range(np.uint64(begin), np.uint64(min(begin + block, inputs))):
+                            # Without a branch, which the processor could not foresee.
+                            place[count] = column * inputs + np.int64(i)
+                            value[count] = images[at + i]
+                            count += np.uint64(images[at + i] != 0)
+                start[slot] = count
+                slot += 1
+
+
+@_jit(parallel=True)
+def _pack(s: Shape, weight: Floats, packed: Floats) -> None:
+    """Lay out [outputs][inputs][taps] as [groups][chunks][taps][inputs][chunk], zero where a chunk is not full."""
+    inputs, each, chunk, taps = s.inputs // s.groups, s.outputs // s.groups, s.chunk, s.kernel_h * s.kernel_w
+    chunks, tiles = (each + chunk - 1) // chunk, (inputs + TILE - 1) // TILE
+    for part in prange(s.groups * chunks * tiles):
+        item, begin = part // tiles, part % tiles * TILE
+        room = min(chunk, each - item % chunks * chunk)
+        for o in range(chunk):
+            output = item // chunks * each + item % chunks * chunk + o
+            for i in range(begin, min(begin + TILE, inputs)):
+                for tap in range(taps):
+                    value = weight[(output * inputs + i) * taps + tap] if o < room else np.float32(0)
+                    packed[((item * taps + tap) * inputs + i) * chunk + o] = value
+
+
+@_jit(parallel=True)
+def _convolve(s: Shape, images: Floats, weight: Floats, bias: Floats, out: Floats) -> None:
+    """`weight` as packed; `bias` [outputs]."""
+    inputs, each, chunk = s.inputs // s.groups, s.outputs // s.groups, s.chunk
+    chunks = (each + chunk - 1) // chunk
+    # Neighbouring columns of the kernel are neighbours in the lists too, unless dilation parts them. The blocks of inputs
+    # of a kernel of more than one column would change the order of the sum.
+    runs, run = (1, s.kernel_w) if s.dilation_w == 1 else (s.kernel_w, 1)
+    block = min(inputs, BLOCK) if s.kernel_w == 1 else inputs
+    blocks = (inputs + block - 1) // block
+    for worker in prange(s.threads):
+        high = (s.rows - 1) * s.stride_h + s.dilation_h * (s.kernel_h - 1) + 1
+        most = (s.columns - 1) * s.stride_w + s.dilation_w * (s.kernel_w - 1) + 1
+        start = np.empty(high * s.groups * blocks * (most + 1), np.int32)
+        place = np.empty(s.height * s.width * s.inputs + 1, np.int32)
+        value = np.empty(s.height * s.width * s.inputs + 1, np.float32)
+        sums = np.empty(TOGETHER * chunk, np.float32)
+        for image in range(worker * s.images // s.threads, (worker + 1) * s.images // s.threads):
+            # The last row of the pixels of a linear layer may be shorter.
+            columns = min(s.columns, len(out) // s.outputs - image * s.columns)
+            wide = (columns - 1) * s.stride_w + s.dilation_w * (s.kernel_w - 1) + 1
+            _list(s, columns, block, images, image * s.height * s.width * s.inputs, start, place, value)
+            for item in range(s.groups * chunks):
+                group = item // chunks
+                to = group * each + item % chunks * chunk
+                room = min(chunk, (group + 1) * each - to)
+                for begin in range(0, s.rows * columns, TOGETHER):
+                    end = min(begin + TOGETHER, s.rows * columns)
+                    for p in range(end - begin):
+                        sums[p * chunk : (p + 1) * chunk] = 0
+                        for o in range(room):
+                            sums[p * chunk + o] = bias[to + o]
+                    for part in range(s.kernel_h * blocks):
+                        ky = part // blocks
+                        row, column = begin // columns, begin % columns
+                        for p in range(end - begin):
+                            line = (row * s.stride_h + ky * s.dilation_h) * s.groups * blocks + group * blocks + part % blocks
+                            for k in range(runs):
+                                first = column * s.stride_w + k * s.dilation_w
+                                base = ((item * s.kernel_h + ky) * s.kernel_w + k - first) * inputs
+                                slot = line * (wide + 1) + first
+                                _add_rows(chunk, sums, p * chunk, weight, base, place, value, start[slot], start[slot + run])
+                            column += 1
+                            if column == columns:
+                                row, column = row + 1, 0
+                    for p in range(end - begin):
+                        here, there = np.uint64(p * chunk), np.uint64((image * s.rows * s.columns + begin + p) * s.outputs + to)
+                        for o in range(np.uint64(room)):
+                            out[there + o] = sums[here + o]
+
+
+def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The convolution of `images` [N, I, H, W] with `weight` [O, I / groups, h, w], [N, O, H', W'] channels last.
+
+    Adds the weights of the active inputs alone, in the order kernel row, kernel column, input.
+    """
+    images = channels_last(images.detach())
+    outputs, inputs, high, wide = weight.shape
+    rows, columns = geometry.output((images.shape[2], images.shape[3]), (high, wide))
+    out = torch.empty((len(images), outputs, rows, columns), memory_format=torch.channels_last)
+    if not out.numel():
+        return out
+    s = _shape(images, out, (high, wide), geometry)
+    if (high, wide, *geometry.stride, *geometry.padding) == (1, 1, 1, 1, 0, 0):
+        # Every pixel is for itself (a linear layer): cut all of them, whatever their image, into rows that share weights.
+        pixels = len(images) * rows * columns
+        size = min(TOGETHER, max(16, -(-pixels // (4 * s.threads))))
+        s = s._replace(images=-(-pixels // size), height=1, rows=1, width=size, columns=size)
+    chunks = -(-outputs // s.groups // s.chunk)
+    packed = np.empty(s.groups * chunks * s.chunk * inputs * high * wide, np.float32)
+    start = bias.detach().contiguous() if bias is not None else torch.zeros(outputs)
+    _run(_pack, s, weight.detach().contiguous().view(-1).numpy(), packed)
+    _run(_convolve, s, _pixels(images), packed, start.numpy(), _pixels(out))
+    return out
+
+
+@_jit()
+def _list_channels(s: Shape, images: Floats, first: int, last: int, apart: int, ends: Ints, place: Ints, value: Floats) -> None:
+    """List the active inputs of some images by channel, `apart` entries for each, as places in the padded gradient."""
+    height, width = s.height + s.dilation_h * (s.kernel_h - 1), s.width + s.dilation_w * (s.kernel_w - 1)
+    for i in range(s.inputs):
+        ends[i] = i * apart
+    at, one = np.uint64(first * s.height * s.width * s.inputs), np.uint64(1)
+    for image in range(last - first):
+        for y in range(s.height):
+            for x in range(s.width):
+                here = (image * height + y) * width + x
+                for i in range(s.inputs):
+                    slot = np.uint64(ends[i])
+                    place[slot] = here
+                    value[slot] = images[at]
+                    ends[i] = slot + np.uint64(images[at] != 0)
+                    at += one
+
+
+@_jit()
+def _spread(s: Shape, to_out: Floats, first: int, last: int, together: int, spread: Floats) -> None:
+    """dLoss/dout of some images as [groups][chunks][places][chunk], padded and with zeros between strides."""
+    border_h, border_w = s.dilation_h * (s.kernel_h - 1), s.dilation_w * (s.kernel_w - 1)
+    height, width, each = s.height + border_h, s.width + border_w, s.outputs // s.groups
+    chunks = (each + s.chunk - 1) // s.chunk
+    spread[:] = 0
+    for image in range(first, last):
+        for row in range(s.rows):
+            y = row * s.stride_h + border_h - s.top
+            for column in range(s.columns):
+                x = column * s.stride_w + border_w - s.left
+                if 0 <= y < height and 0 <= x < width:
+                    at = ((image * s.rows + row) * s.columns + column) * s.outputs
+                    where = ((image - first) * height + y) * width + x
+                    for item in range(s.groups * chunks):
+                        begin = item // chunks * each + item % chunks * s.chunk
+                        to = np.uint64((item * together * height * width + where) * s.chunk)
+                        for o in range(np.uint64(min(s.chunk, (item // chunks + 1) * each - begin))):
+                            spread[to + o] = to_out[np.uint64(at + begin) + o]
+
+
+@_jit(parallel=True)
+def _weight_gradient(s: Shape, images: Floats, to_out: Floats, gradient: Floats, together: int, ahead: int, shares: int) -> None:
+    """`gradient` is [groups][chunks][kernel_h][kernel_w][inputs][chunk]."""
+    height, width = s.height + s.dilation_h * (s.kernel_h - 1), s.width + s.dilation_w * (s.kernel_w - 1)
+    inputs, chunks = s.inputs // s.groups, (s.outputs // s.groups + s.chunk - 1) // s.chunk
+    taps, places = s.kernel_h * s.kernel_w, together * height * width
+    apart = together * s.height * s.width + 17  # and not a power of two, which would crowd the lists into few cache sets
+    ends = np.empty((ahead, s.inputs), np.int32)
+    place, value = np.empty((ahead, s.inputs * apart), np.int32), np.empty((ahead, s.inputs * apart), np.float32)
+    spread = np.empty((ahead, s.groups * chunks * places * s.chunk), np.float32)
+    for begin in range(0, s.images, ahead * together):
+        batches = min(ahead, (s.images - begin + together - 1) // together)
+        for batch in prange(batches):
+            first = begin + batch * together
+            last = min(first + together, s.images)
+            _list_channels(s, images, first, last, apart, ends[batch], place[batch], value[batch])
+            _spread(s, to_out, first, last, together, spread[batch])
+        for item in prange(s.groups * chunks * shares):
+            share, part = item % shares, item // shares
+            for batch in range(batches):
+                for i in range(share * inputs // shares, (share + 1) * inputs // shares):
+                    channel = part // chunks * inputs + i
+                    for tap in range(taps):
+                        y = (s.kernel_h - 1 - tap // s.kernel_w) * s.dilation_h
+                        x = (s.kernel_w - 1 - tap % s.kernel_w) * s.dilation_w
+                        _add_rows(
+                            s.chunk, gradient, ((part * taps + tap) * inputs + i) * s.chunk, spread[batch],
+                            part * places + y * width + x, place[batch], value[batch], channel * apart, ends[batch, channel],
+                        )  # fmt: skip
+
+
+def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Tensor:
+    """dLoss/dweight [O, I / groups, h, w] of `convolve` from dLoss/dout [N, O, H', W'] and the active inputs alone."""
+    images, to_out = channels_last(images.detach()), channels_last(to_out.detach())
+    s = _shape(images, to_out, kernel, geometry)
+    inputs, each = s.inputs // s.groups, s.outputs // s.groups
+    chunks = -(-each // s.chunk)
+    gradient = torch.zeros((s.groups, chunks, *kernel, inputs, s.chunk))
+    if images.numel() and to_out.numel():
+        together = min(s.images, max(1, PLACES // (s.height * s.width)))
+        ahead = min(_AHEAD * s.threads, -(-s.images // together))
+        shares = s.threads // gcd(s.threads, s.groups * chunks)  # as many items for each thread
+        _run(_weight_gradient, s, _pixels(images), _pixels(to_out), gradient.view(-1).numpy(), together, ahead, shares)
+    gradient = gradient.permute(0, 1, 5, 4, 2, 3).reshape(s.groups, chunks * s.chunk, inputs, *kernel)
+    return gradient[:, :each].reshape(s.outputs, inputs, *kernel)

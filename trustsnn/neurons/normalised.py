@@ -1,0 +1,71 @@
+"""Batch normalisation and the neurons after it, in training, as one autograd function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from trustsnn.kernels import accelerated, norm
+from trustsnn.neurons.estimator import STBP
+from trustsnn.neurons.functional import layer_of
+from trustsnn.neurons.lif import SpikingNeuron
+
+
+class _NormalisedFire(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, leak: Tensor, threshold: Tensor, mean: Tensor, spread: Tensor,
+        steps: int, given: int, neuron: SpikingNeuron,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, gamma, beta, leak, threshold, mean, spread)
+        ctx.settings = (given, neuron.dynamics, neuron.estimator)
+        scale, shift = norm.affine(mean, spread, gamma, beta)
+        return norm.forward(x, steps, given, layer_of(leak, threshold, neuron.dynamics), scale, shift)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, leak, threshold, mean, spread = ctx.saved_tensors
+        given, dynamics, estimator = ctx.settings
+        learn = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        found = norm.backward(
+            x, gradients[0], given, layer_of(leak, threshold, dynamics), mean, spread, gamma, beta,
+            estimator.surrogate.name, estimator.surrogate.width, sums=learn,
+        )  # fmt: skip
+        scalars = (None if s is None else s.sum().to(leak.dtype) for s in (found.leak, found.threshold))
+        return found.x, found.gamma.to(gamma.dtype), found.beta.to(beta.dtype), *scalars, None, None, None, None, None
+
+
+def can_normalise(layer: nn.Module, neuron: nn.Module) -> bool:
+    """Whether `normalised_fire` computes these two layers: affine batch normalisation in training, then neurons that learn
+    through a surrogate without a leaky gain."""
+    if not (isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(neuron, SpikingNeuron)):
+        return False
+    plain = layer.training and layer.affine and layer.track_running_stats and layer.momentum is not None
+    return plain and type(neuron.estimator) is STBP and neuron.dynamics.gain == "unit" and torch.is_grad_enabled()
+
+
+def normalised_fire(layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuron, x: Tensor, steps: int, given: int) -> Tensor:
+    """Spikes [steps * B, C, ...] of `neuron` behind `layer` for `x` [given * B, C, ...], given = 1 for a constant current; the
+    layer's running statistics move as in `layer(x)`.
+
+    Nothing but `x` is kept for the backward pass, which makes the membranes again.
+    """
+    if accelerated(x) != "native" or not norm.fits(x.detach()) or x.numel() // x.shape[1] < 2:
+        return neuron.fire(layer(x).unflatten(0, (given, -1)), steps).flatten(0, 1)
+    count = x.numel() // x.shape[1]
+    mean, variance = norm.statistics(x.detach())
+    with torch.no_grad():
+        assert layer.running_mean is not None and layer.running_var is not None and layer.num_batches_tracked is not None
+        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), layer.momentum or 0.0)
+        layer.running_var.lerp_((variance * (count / (count - 1))).to(layer.running_var.dtype), layer.momentum or 0.0)
+        layer.num_batches_tracked += 1
+    spread = (variance + layer.eps).sqrt_()
+    leak, threshold = neuron.parameters_in_bounds()
+    found: Tensor = _NormalisedFire.apply(  # type: ignore[no-untyped-call]
+        x, layer.weight, layer.bias, leak, threshold, mean, spread, steps, given, neuron
+    )
+    return found
