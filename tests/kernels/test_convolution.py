@@ -151,6 +151,23 @@ def test_winograd_is_for_3x3_with_stride_1_alone():
         assert not convolution.tiles(weight, g)
 
 
+@pytest.mark.parametrize("g", [GEOMETRIES[n][3] for n in ("plain", "strided", "dilated", "overpadded")])
+def test_few_outputs_equal_the_dense_convolution(g):
+    torch.manual_seed(5)
+    weight, bias, x = torch.randn(32, 3, 3, 3), torch.randn(3), torch.randn(2, 3, 9, 11)
+    assert convolution.few(weight, g, transposed=True)
+    assert not convolution.few(weight, g)
+    to_out = torch.randn_like(dense(x, weight, None, g))
+    expected = torch.nn.grad.conv2d_input(x.shape, weight, to_out, g.stride, g.padding, g.dilation)
+    back = convolution.pack(weight, transposed=True, method="few")
+    torch.testing.assert_close(convolution.input_gradient(to_out, back, (9, 11), g), expected, rtol=1e-4, atol=1e-4)
+    ahead = torch.randn(3, 32, 3, 3)
+    assert convolution.few(ahead, g)
+    torch.testing.assert_close(
+        convolution.convolve(to_out, convolution.pack(ahead, method="few"), bias, g), dense(to_out, ahead, bias, g), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_bfloat16_input_gradient(lanes):
     if lanes != 16 or not convolution.has_half():
         pytest.skip("this processor does not multiply bfloat16")

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from trustsnn.kernels.native import Shape, library
 
-# Above this share of active inputs multiplying everything out is faster (measured, benchmarks/layers.py).
+# Above this share of active inputs multiplying everything out is faster (measured, benchmarks/scaling.py).
 DENSE_ABOVE = 0.5
 _WEIGHT_CHUNK = 32
 
-Method = Literal["sum", "half", "tiles"]
+Method = Literal["sum", "half", "tiles", "few"]
 """How a convolution is computed: "sum" adds what the active inputs add; "half" (for gradients) multiplies everything out in
-bfloat16, summed in float32; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density, good to 2e-6."""
+bfloat16, summed in float32; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density, good to 2e-6;
+"few" takes dot products over the inputs where there are no more than 4 outputs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def tiles(weight: Tensor, geometry: Geometry, *, transposed: bool = False) -> bo
     return plain and min(outputs, inputs) >= 32 and (outputs if transposed else inputs) % 16 == 0
 
 
+def few(weight: Tensor, geometry: Geometry, *, transposed: bool = False) -> bool:
+    """Whether "few" serves: at most 4 outputs, and a multiple of 16 inputs."""
+    outputs, inputs = weight.shape[:2] if not transposed else weight.shape[1::-1]
+    return geometry.groups == 1 and outputs <= 4 and inputs % 16 == 0
+
+
 def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: Method = "sum") -> Packed:
     """Lay out `weight` for `convolve` or, `transposed`, for `input_gradient`, by `method`."""
     shape = tuple(weight.shape)
@@ -68,6 +75,9 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: M
         outputs, inputs = groups * inputs, outputs // groups
     chunk = _chunk(outputs // groups)
     chunks = -(-(outputs // groups) // chunk)
+    if method == "few":
+        turned = weight.transpose(0, 1).flip(2, 3) if transposed else weight
+        return Packed(turned.permute(2, 3, 0, 1).contiguous(), shape, method)  # type: ignore[arg-type]
     if method == "half":
         turned = weight.transpose(0, 1).flip(2, 3) if transposed else weight
         turned = F.pad(turned, (0, 0, 0, 0, 0, inputs % 2, 0, -outputs % chunk))
@@ -114,7 +124,8 @@ def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geomet
     to_out = channels_last(to_out)
     outputs, inputs, high, wide = packed.shape
     out = torch.empty((len(to_out), inputs * geometry.groups, *size), memory_format=torch.channels_last)
-    before = tuple(d * (k - 1) - p for d, k, p in zip(geometry.dilation, (high, wide), geometry.padding, strict=True))
+    (down, across), (top, left) = geometry.dilation, geometry.padding
+    before = (down * (high - 1) - top, across * (wide - 1) - left)
     turned = replace(geometry, stride=(1, 1), padding=before)
     shape = _shape(to_out, out, (inputs * geometry.groups, outputs // geometry.groups, high, wide), turned)
     shape.up_h, shape.up_w = geometry.stride
@@ -130,6 +141,8 @@ def _run(shape: Shape, images: Tensor, packed: Packed, bias: Tensor | None, out:
         known.trustsnn_convolve_bf16(*arguments, out.data_ptr())
     elif packed.method == "tiles":
         known.trustsnn_winograd(*arguments, where, out.data_ptr())
+    elif packed.method == "few":
+        known.trustsnn_convolve_few(*arguments, where, out.data_ptr())
     else:
         known.trustsnn_convolve(*arguments, where, out.data_ptr())
 

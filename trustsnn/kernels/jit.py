@@ -33,6 +33,7 @@ TOGETHER = 64  # pixels that share the weights of a chunk of outputs from the ca
 TILE = 16  # inputs whose weights are laid out together: a line of the cache
 BLOCK = 192  # inputs of a linear layer whose weights stay in the cache together
 PLACES = 1024  # places of the padded gradients of the images that are taken together for the gradient of a weight
+ENTRIES = 1 << 20  # and at most so many of their inputs
 _AHEAD = 4  # such batches for each thread, listed before they are added up
 # Outputs whose sums are kept in registers: 64 floats are 4 of the 32 AVX-512 registers, but all 16 of AVX.
 _WIDEST = 64 if binding.get_host_cpu_features().get("avx512f") else 32
@@ -59,9 +60,14 @@ def _jit(**options: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _run(kernel: Callable[..., Any], *arguments: Any) -> None:
+    """Call `kernel` with as many threads as torch would use."""
     with _ONE_AT_A_TIME:
+        before = numba.get_num_threads()
         numba.set_num_threads(_threads())
-        kernel(*arguments)
+        try:
+            kernel(*arguments)
+        finally:
+            numba.set_num_threads(before)
 
 
 def _threads() -> int:
@@ -319,6 +325,8 @@ def lif_backward(
 ) -> Gradients:
     """dLoss/dcurrent into `out`, which has one step where the current is constant, and per sample dLoss/dleak and
     dLoss/dthreshold if asked for; see trustsnn.kernels.lif.backward. Without a membrane it is made again from `current`."""
+    if current is None and (membrane is None or (sums and layer.leaky)):
+        raise ValueError("A membrane that was not kept and the leak's gradient of a leaky gain need the current.")
     steps, batch = to_spikes.shape[:2]
     span = SPAN if membrane is not None else min(SPAN, max(64, RECOMPUTED // max(1, steps) // 16 * 16))
     size = to_spikes[0].numel() // batch if steps and batch else 0
@@ -587,7 +595,8 @@ def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geo
     chunks = -(-each // s.chunk)
     gradient = torch.zeros((s.groups, chunks, *kernel, inputs, s.chunk))
     if images.numel() and to_out.numel():
-        together = min(s.images, max(1, PLACES // (s.height * s.width)))
+        pixels = s.height * s.width
+        together = min(s.images, max(1, min(PLACES // pixels, ENTRIES // (pixels * s.inputs))))
         ahead = min(_AHEAD * s.threads, -(-s.images // together))
         shares = s.threads // gcd(s.threads, s.groups * chunks)  # as many items for each thread
         _run(_weight_gradient, s, _pixels(images), _pixels(to_out), gradient.view(-1).numpy(), together, ahead, shares)

@@ -56,7 +56,8 @@ enum Flag { HARD = 1, STRICT = 2, DETACH = 4, HALF = 8, CONSTANT = 16, LEAKY = 3
 const int64_t SPAN = 8192;        // neurons that a thread takes through all steps at a time: their state fits the L1 cache
 const int64_t RECOMPUTED = 1 << 16;  // membranes of a span that the backward pass makes again
 const int64_t WEIGHT_CHUNK = 32;  // outputs that the weight gradient takes at a time
-const int64_t TILES = 96;  // of 4x4 results that Winograd's convolution takes at a time
+const int64_t FEW = 4;  // outputs that `convolve_few` has at most
+const int64_t TILES = 36;  // of 4x4 results that Winograd's convolution takes at a time
 const int64_t STREAM_BYTES = 8 << 20;  // results larger than this are written past the cache
 
 // Calls `work(item)` for every item below `count` on `threads` threads.
@@ -242,6 +243,11 @@ void trustsnn_convolve_bf16(const Shape *shape, const float *in, const uint16_t 
 // A 3x3 convolution with stride 1, in another rounding than `trustsnn_convolve`; see winograd_tiles for the weights.
 void trustsnn_winograd(const Shape *shape, const float *in, const float *weight, const float *bias, float *out) {
     PICK(winograd(*shape, in, weight, bias, out))
+}
+
+// To at most 4 outputs from a multiple of 16 inputs in one group; weights [kernel_h][kernel_w][outputs][inputs].
+void trustsnn_convolve_few(const Shape *shape, const float *in, const float *weight, const float *bias, float *out) {
+    PICK(convolve_few(*shape, in, weight, bias, out))
 }
 
 // `gradient` is of the packed weight, [groups][chunks of 32][kernel_h][kernel_w][inputs / groups][32].

@@ -121,10 +121,10 @@ class SpikingNetwork(nn.Module):
             if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
                 continue  # done with the neurons that follow
             if not isinstance(stage, SpikingNeuron):
-                if isinstance(stage, Synapses):
-                    h = stage(h, spikes)
+                if isinstance(stage, nn.AvgPool2d):
+                    h = average_pool(stage, h)
                 else:
-                    h = average_pool(stage, h) if isinstance(stage, nn.AvgPool2d) else stage(h)
+                    h = stage(h, spikes) if isinstance(stage, Synapses) else stage(h)
                 spikes = False
                 continue
             given, steps = steps, spec.steps
@@ -132,7 +132,7 @@ class SpikingNetwork(nn.Module):
             if counts is not None and stage is self.layers[-1]:
                 fired, membrane = stage.unroll(h.unflatten(0, (given, batch)), steps)
             elif before is not None and can_normalise(before, stage):
-                fired = normalised_fire(before, stage, h, steps, given).unflatten(0, (steps, batch))
+                fired = normalised_fire(before, stage, h, steps, given).unflatten(0, (steps, batch))  # type: ignore[arg-type]
             else:
                 fired = stage.fire(h.unflatten(0, (given, batch)), steps)
             if counts is not None:

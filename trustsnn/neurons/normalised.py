@@ -39,7 +39,7 @@ class _NormalisedFire(torch.autograd.Function):
         return found.x, found.gamma.to(gamma.dtype), found.beta.to(beta.dtype), *scalars, None, None, None, None, None
 
 
-def can_normalise(layer: nn.Module, neuron: nn.Module) -> bool:
+def can_normalise(layer: object, neuron: object) -> bool:
     """Whether `normalised_fire` computes these two layers: affine batch normalisation in training, then neurons that learn
     through a surrogate without a leaky gain."""
     if not (isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(neuron, SpikingNeuron)):
@@ -59,7 +59,9 @@ def normalised_fire(layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuro
     count = x.numel() // x.shape[1]
     mean, variance = norm.statistics(x.detach())
     with torch.no_grad():
-        assert layer.running_mean is not None and layer.running_var is not None and layer.num_batches_tracked is not None
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        assert layer.num_batches_tracked is not None
         layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), layer.momentum or 0.0)
         layer.running_var.lerp_((variance * (count / (count - 1))).to(layer.running_var.dtype), layer.momentum or 0.0)
         layer.num_batches_tracked += 1

@@ -217,6 +217,8 @@ class Synapses:
         return "tiles" if not spikes and convolution.tiles(self.weight, self.geometry) else "sum"
 
     def backward_method(self) -> Method:
+        if convolution.few(self.weight, self.geometry, transposed=True):
+            return "few"
         if convolution.tiles(self.weight, self.geometry, transposed=True):
             return "tiles"
         return "half" if self.half and self.geometry.groups == 1 and convolution.has_half() else "sum"
@@ -236,7 +238,7 @@ class Synapses:
         images = x[:, :, None, None] if self.flat else x
         event_driven = self._event_driven(images, spikes)
         out = _Convolve.apply(images, self.weight, self.bias, spikes, self) if event_driven else self._dense(images)  # type: ignore[no-untyped-call]
-        return out.flatten(1) if self.flat else out  # type: ignore[no-any-return]
+        return out.flatten(1) if self.flat else out
 
     def _event_driven(self, images: Tensor, spikes: bool) -> bool:
         kernel = accelerated(images)
