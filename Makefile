@@ -1,9 +1,11 @@
 # Two commands matter: `make audit` and `make test`. Both build .venv by themselves.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+BENCH := .bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements.lock
+INSTALL_BENCH := $(INSTALL:$(BIN)/%=$(BENCH)/bin/%)
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
@@ -34,12 +36,17 @@ docs: $(VENV)/.dev
 	$(INSTALL) pdoc
 	cd tests && ../$(BIN)/pdoc --output-directory ../site trustsnn trustsnn.attacks trustsnn.reports
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/neurons.py
-	$(BIN)/python benchmarks/batch_invariance.py
+# Trains what is to be measured unless it is there; CIFAR-10 and MNIST are looked for under TRUSTSNN_DATA.
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/model.py --json runs/bench/model.json
+	$(BENCH)/bin/python benchmarks/model.py --data mnist --json runs/bench/model-mnist.json
+	for name in layer training inference attacks audit scaling batch_invariance; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --json runs/bench/$$name.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/table.py runs/bench --out docs/results/speed.md
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) $(BENCH) build site *.egg-info
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -53,4 +60,14 @@ $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements.lock $(SOURCES)
 $(VENV)/.dev: $(VENV)/.installed
 	$(INSTALL) $(EDITABLE) '.[dev]'
 	$(INSTALL) --no-deps torchattacks
+	@touch $@
+
+# The peers go in without their dependencies: those would bring torchvision, torchaudio and CUDA's torch, and an old requests.
+# What they do import beyond trustsnn's dependencies is in benchmarks/requirements.txt; torch stays that of requirements.lock.
+$(BENCH)/.installed: pyproject.toml requirements.lock benchmarks/requirements.txt $(SOURCES)
+	test -x $(BENCH)/bin/pip || $(PYTHON) -m venv $(BENCH)
+	$(INSTALL_BENCH) --upgrade 'setuptools>=77' wheel
+	$(INSTALL_BENCH) $(EDITABLE) .
+	$(INSTALL_BENCH) --requirement benchmarks/requirements.txt
+	$(INSTALL_BENCH) --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 torchattacks==3.5.1
 	@touch $@

@@ -23,7 +23,7 @@ class PGD(Attack):
 
     A sample that is misclassified at any iterate is kept as it is there and leaves the batch (`early_stop`), unless the
     model is stochastic, where one draw proves nothing. Restarts run on the survivors; a sample that survives all of them
-    keeps its last iterate of the highest loss.
+    keeps its last iterate of the highest loss. A sample that a step leaves where it is takes no further steps.
     """
 
     steps: int = 10
@@ -71,6 +71,7 @@ class PGD(Attack):
                 break
             here = trial.select(rows.tolist())
             adversarial = random_start(x[rows], self.eps, self.norm, here) if self.random_start else x[rows].clone()
+            resting: list[tuple[Tensor, Tensor]] = []
             for step in range(self.steps):
                 logits, _, gradient = self.gradient(model, adversarial, goal[rows], here.child("step", step))
                 if step == 0 and restart == 0:
@@ -85,7 +86,19 @@ class PGD(Attack):
                     if len(rows) == 0:
                         break
                 move = ascend(torch.nan_to_num(gradient, 0.0, 0.0, 0.0), self.step, self.norm)
-                adversarial = project(adversarial + move, x[rows], self.eps, self.norm)
+                moved = project(adversarial + move, x[rows], self.eps, self.norm)
+                if not is_stochastic(model):  # a sample that stays where it is will stay there: its later steps are saved
+                    still = (moved == adversarial).flatten(1).all(1)
+                    resting.append((rows[still], moved[still]))
+                    rows, moved = rows[~still], moved[~still]
+                    here = trial.select(rows.tolist())
+                adversarial = moved
+                if len(rows) == 0:
+                    break
+            if resting:
+                rows = torch.cat([rows, *(each for each, _ in resting)])
+                adversarial = torch.cat([adversarial, *(each for _, each in resting)])
+                here = trial.select(rows.tolist())
             if len(rows) > 0:
                 logits, better = self.losses(model, adversarial, goal[rows], here.child("rank"))
                 if stops:

@@ -260,3 +260,24 @@ def test_wrong_types_are_named(digits_model, batch):
         FGSM(eps=0.1)(digits_model, x.numpy(), y)
     with pytest.raises(DataError, match="int64"):
         FGSM(eps=0.1)(digits_model, x, y.int())
+
+
+def test_a_sample_that_does_not_move_takes_no_further_steps(digits_model, batch):
+    """At eps 0 no step moves anything: one gradient each, not ten, and the same result."""
+    seen = []
+
+    class Counting(nn.Module):
+        spec = digits_model.spec
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = digits_model
+
+        def forward(self, x):
+            seen.append(x.requires_grad)
+            return self.inner(x)
+
+    x, y = batch[0][:BLOCK], batch[1][:BLOCK]
+    adversarial = PGD(eps=0.0, step_size=0.1, steps=10, early_stop=False)(Counting(), x, y)
+    assert torch.equal(adversarial, x)
+    assert sum(seen) == 1

@@ -164,7 +164,10 @@ def test_few_outputs_equal_the_dense_convolution(g):
     ahead = torch.randn(3, 32, 3, 3)
     assert convolution.few(ahead, g)
     torch.testing.assert_close(
-        convolution.convolve(to_out, convolution.pack(ahead, method="few"), bias, g), dense(to_out, ahead, bias, g), rtol=1e-4, atol=1e-4
+        convolution.convolve(to_out, convolution.pack(ahead, method="few"), bias, g),
+        dense(to_out, ahead, bias, g),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

@@ -236,3 +236,40 @@ def test_blocks_give_the_same_bits_in_any_company(digits_model, digits_test):
     for name, (fired, places) in seen.spikes.items():
         assert places == trace.spike_counts[name].numel() * 4
         assert abs(fired - float(trace.spike_counts[name].sum())) <= 2  # another batch shape may flip a spike
+
+
+def test_a_memory_budget_cuts_blocks_and_changes_no_figure():
+    model = build("conv", input_shape=(1, 12, 12), classes=10, channels=0.5)
+    x = torch.rand(20, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    with frozen(model):
+        whole = predict(model, x)
+        model.memory = 1
+        assert model.affordable == 1
+        one = model._bytes
+        model.memory = 7 * one + 1
+        assert model.affordable == 7
+        torch.testing.assert_close(predict(model, x), whole, rtol=0, atol=0)
+
+
+def test_folded_normalisation_changes_logits_by_rounding_alone():
+    model = build("conv", input_shape=(1, 12, 12), classes=10, channels=0.5).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
+            module.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
+    x = torch.rand(20, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    with frozen(model):
+        folded = predict(model, x)
+    close = torch.isclose(folded, model(x).detach(), rtol=1e-4, atol=1e-5).all(1)
+    assert close.float().mean() >= 0.9  # a sample may differ by a spike where a membrane meets the threshold
+
+
+def test_weights_changed_between_two_evaluations_are_seen():
+    model = build("conv", input_shape=(1, 12, 12), classes=10, channels=0.5)
+    x = torch.rand(4, 1, 12, 12)
+    with frozen(model):
+        before = predict(model, x)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+    with frozen(model):
+        assert not torch.equal(predict(model, x), before)

@@ -21,7 +21,7 @@ import trustsnn
 from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, one_step_beats_iterative, zero_gradients
 from trustsnn.errors import ConfigError, DataError, ModelContractError, RunError
 from trustsnn.models import build, check_contract
-from trustsnn.runners.config import make_config, parse_eps, read_config
+from trustsnn.runners.config import make_config, parse_eps, parse_memory, read_config
 
 QUICK = {"samples": 60, "eps": [0.05, 0.1], "quiet": True}
 ATTACKS = [{"attack": "fgsm"}, {"attack": "pgd", "settings": {"steps": 4}}]
@@ -390,3 +390,23 @@ def test_the_run_folder_keeps_its_contract(digits_model, tmp_path):
         if line["cell"]["threat"]["attack"] != "none":
             with np.load(out / "cells" / f"{line['key']}.npz", allow_pickle=False) as pictures:
                 assert pictures["clean"].shape == pictures["adversarial"].shape == (8, 1, 8, 8)
+
+
+def test_memory_is_read_with_its_unit():
+    assert parse_memory("2GB") == 2 * 10**9
+    assert parse_memory(" 512 MiB") == 512 * 2**20
+    assert make_config({"memory": "1.5kb"}).memory == 1500
+    for bad in ("lots", "0GB", "-1GB", "2 TB", ""):
+        with pytest.raises(ConfigError, match="such as 2GB"):
+            make_config({"memory": bad})
+
+
+def test_the_memory_budget_changes_no_file(checkpoint, tmp_path):
+    folders = []
+    for memory in (None, "1MB"):
+        folder = tmp_path / str(memory)
+        settings = {} if memory is None else {"memory": memory}
+        trustsnn.audit(checkpoint, "digits", out=folder, eps=[0.1], samples=40, quiet=True, **settings)
+        folders.append(folder)
+    first, second = ((folder / "report.json").read_bytes() for folder in folders)
+    assert first == second

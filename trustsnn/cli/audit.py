@@ -29,6 +29,9 @@ def audit(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sample choice and of every draw. [default: 0]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples at a time. No figure depends on it. [default: 256]")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Of a bundled model's activations, such as 2GB; batches are cut to fit. Changes no figure.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
@@ -50,6 +53,7 @@ def audit(
         "gates": gate,
         "seed": seed,
         "batch_size": batch_size,
+        "memory": memory,
     }
     settings.update({key: value for key, value in given.items() if value is not None})
     if samples is not None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from math import gcd
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
+import torch.nn.functional as F
 from llvmlite import binding, ir
 from numba import prange
 from numba.extending import intrinsic
@@ -30,11 +30,10 @@ Ints = NDArray[np.int32]
 SPAN = 2048  # neurons that a thread takes through all steps at a time: their state fits the L1 cache
 RECOMPUTED = 1 << 16  # membranes of a span that the backward pass makes again: they fit the L2 cache
 TOGETHER = 64  # pixels that share the weights of a chunk of outputs from the cache
-TILE = 16  # inputs whose weights are laid out together: a line of the cache
+LINE = 16  # floats of a line of the cache
 BLOCK = 192  # inputs of a linear layer whose weights stay in the cache together
 PLACES = 1024  # places of the padded gradients of the images that are taken together for the gradient of a weight
-ENTRIES = 1 << 20  # and at most so many of their inputs
-_AHEAD = 4  # such batches for each thread, listed before they are added up
+ENTRIES = 1 << 17  # and at most so many of their inputs
 # Outputs whose sums are kept in registers: 64 floats are 4 of the 32 AVX-512 registers, but all 16 of AVX.
 _WIDEST = 64 if binding.get_host_cpu_features().get("avx512f") else 32
 _TRIANGULAR, _RECTANGULAR, _ATAN, _SIGMOID, _EXPONENTIAL, _STE = range(len(SURROGATES))
@@ -62,17 +61,21 @@ def _jit(**options: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _run(kernel: Callable[..., Any], *arguments: Any) -> None:
     """Call `kernel` with as many threads as torch would use."""
     with _ONE_AT_A_TIME:
+        threads = torch.get_num_threads()
         before = numba.get_num_threads()
-        numba.set_num_threads(_threads())
+        numba.set_num_threads(_threads(threads))
         try:
             kernel(*arguments)
         finally:
             numba.set_num_threads(before)
+            # numba, when it starts its threads, sets OpenMP to all processors, and torch reads its own number from there.
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
-def _threads() -> int:
+def _threads(wanted: int) -> int:
     config: Any = numba.config
-    return min(torch.get_num_threads(), int(config.NUMBA_NUM_THREADS))
+    return min(wanted, int(config.NUMBA_NUM_THREADS))
 
 
 def _rows_adder(width: int) -> Any:
@@ -160,6 +163,14 @@ def _flat(sequence: Tensor) -> Floats:
 
 
 @_jit()
+def _empty(count: int) -> Floats:
+    """Scratch memory that begins with a line of the cache: a vector over the border of two costs as much as two."""
+    memory = np.empty(count + LINE, np.float32)
+    skipped = (-memory.ctypes.data // 4) % LINE
+    return memory[skipped : skipped + count]
+
+
+@_jit()
 def _row(rows: Floats, t: int, begin: int, count: int) -> Floats:
     """Part of the row of step `t`, or of the only row where one serves all steps."""
     return rows[t if len(rows) > 1 else 0, begin : begin + count]
@@ -170,7 +181,8 @@ def _fire(
     n: Neuron, steps: int, current: Floats, begin: int, spikes: Floats, to: int, membrane: Floats, kept: int, count: int
 ) -> None:
     """All steps of a span of neurons. The spans begin at column `begin` of `current`, `to` of `spikes`, `kept` of `membrane`."""
-    state = np.full(count, n.initial, np.float32)
+    state = _empty(count)
+    state[:] = n.initial
     for t in range(steps):
         x, s, u = _row(current, t, begin, count), _row(spikes, t, to, count), _row(membrane, t, kept, count)
         for i in range(count):
@@ -191,7 +203,7 @@ def _forward(n: Neuron, current: Floats, spikes: Floats, membrane: Floats) -> No
         if len(membrane):
             _fire(n, steps, current, begin, spikes, begin, membrane, begin, count)
         else:
-            _fire(n, steps, current, begin, spikes, begin, np.empty((1, count), np.float32), 0, count)
+            _fire(n, steps, current, begin, spikes, begin, _empty(count).reshape(1, count), 0, count)
 
 
 def lif_forward(current: Tensor, spikes: Tensor, membrane: Tensor, layer: Layer) -> None:
@@ -251,7 +263,8 @@ def _differentiate(
 ) -> tuple[float, float]:  # fmt: skip
     """A span of neurons from the last step to the first, see trustsnn.neurons.estimator.STBP. `carried` is dLoss/dv_t."""
     steps, zero = len(to_spikes), np.float32(0)
-    carried, through, to_membrane = np.zeros(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    carried, through, to_membrane = _empty(count), _empty(count), _empty(count)
+    carried[:] = zero
     leaks, thresholds = np.zeros(count if sums else 0), np.zeros(count if sums else 0)
     by_membrane = np.float32(1) if n.hard and not n.detach else zero
     by_threshold = zero if n.hard or n.detach else n.threshold
@@ -305,8 +318,8 @@ def _backward(
         begin, count = sample * size + part * span, min(span, size - part * span)
         made, kept = membrane, begin
         if not len(membrane):
-            made, kept = np.empty((steps, count), np.float32), 0
-            _fire(n, steps, current, begin, np.empty((1, count), np.float32), 0, made, 0, count)
+            made, kept = _empty(steps * count).reshape(steps, count), 0
+            _fire(n, steps, current, begin, _empty(count).reshape(1, count), 0, made, 0, count)
         to_leak, to_threshold = _differentiate(n, kind, width, current, made, kept, to_spikes, out, begin, count, sums)
         if sums:
             totals[0, sample, part], totals[1, sample, part] = to_leak, to_threshold
@@ -373,7 +386,7 @@ def _shape(images: Tensor, out: Tensor, kernel: tuple[int, int], geometry: Geome
         rows=out.shape[2], columns=out.shape[3], outputs=out.shape[1], kernel_h=kernel[0], kernel_w=kernel[1],
         stride_h=geometry.stride[0], stride_w=geometry.stride[1], top=geometry.padding[0], left=geometry.padding[1],
         dilation_h=geometry.dilation[0], dilation_w=geometry.dilation[1], groups=geometry.groups, chunk=chunk,
-        threads=_threads(),
+        threads=_threads(torch.get_num_threads()),
     )  # fmt: skip
 
 
@@ -424,24 +437,8 @@ def _list(s: Shape, columns: int, block: int, images: Floats, first: int, start:
 
 
 @_jit(parallel=True)
-def _pack(s: Shape, weight: Floats, packed: Floats) -> None:
-    """Lay out [outputs][inputs][taps] as [groups][chunks][taps][inputs][chunk], zero where a chunk is not full."""
-    inputs, each, chunk, taps = s.inputs // s.groups, s.outputs // s.groups, s.chunk, s.kernel_h * s.kernel_w
-    chunks, tiles = (each + chunk - 1) // chunk, (inputs + TILE - 1) // TILE
-    for part in prange(s.groups * chunks * tiles):
-        item, begin = part // tiles, part % tiles * TILE
-        room = min(chunk, each - item % chunks * chunk)
-        for o in range(chunk):
-            output = item // chunks * each + item % chunks * chunk + o
-            for i in range(begin, min(begin + TILE, inputs)):
-                for tap in range(taps):
-                    value = weight[(output * inputs + i) * taps + tap] if o < room else np.float32(0)
-                    packed[((item * taps + tap) * inputs + i) * chunk + o] = value
-
-
-@_jit(parallel=True)
 def _convolve(s: Shape, images: Floats, weight: Floats, bias: Floats, out: Floats) -> None:
-    """`weight` as packed; `bias` [outputs]."""
+    """`weight` is [groups][chunks][kernel_h][kernel_w][inputs][chunk], `bias` [outputs]."""
     inputs, each, chunk = s.inputs // s.groups, s.outputs // s.groups, s.chunk
     chunks = (each + chunk - 1) // chunk
     # Neighbouring columns of the kernel are neighbours in the lists too, unless dilation parts them. The blocks of inputs
@@ -455,7 +452,7 @@ def _convolve(s: Shape, images: Floats, weight: Floats, bias: Floats, out: Float
         start = np.empty(high * s.groups * blocks * (most + 1), np.int32)
         place = np.empty(s.height * s.width * s.inputs + 1, np.int32)
         value = np.empty(s.height * s.width * s.inputs + 1, np.float32)
-        sums = np.empty(TOGETHER * chunk, np.float32)
+        sums = _empty(TOGETHER * chunk)
         for image in range(worker * s.images // s.threads, (worker + 1) * s.images // s.threads):
             # The last row of the pixels of a linear layer may be shorter.
             columns = min(s.columns, len(out) // s.outputs - image * s.columns)
@@ -467,8 +464,8 @@ def _convolve(s: Shape, images: Floats, weight: Floats, bias: Floats, out: Float
                 room = min(chunk, (group + 1) * each - to)
                 for begin in range(0, s.rows * columns, TOGETHER):
                     end = min(begin + TOGETHER, s.rows * columns)
+                    sums[:] = 0
                     for p in range(end - begin):
-                        sums[p * chunk : (p + 1) * chunk] = 0
                         for o in range(room):
                             sums[p * chunk + o] = bias[to + o]
                     for part in range(s.kernel_h * blocks):
@@ -507,39 +504,42 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geom
         pixels = len(images) * rows * columns
         size = min(TOGETHER, max(16, -(-pixels // (4 * s.threads))))
         s = s._replace(images=-(-pixels // size), height=1, rows=1, width=size, columns=size)
-    chunks = -(-outputs // s.groups // s.chunk)
-    packed = np.empty(s.groups * chunks * s.chunk * inputs * high * wide, np.float32)
+    each = outputs // s.groups
+    chunks = -(-each // s.chunk)
+    weight = F.pad(weight.detach().reshape(s.groups, each, -1), (0, 0, 0, chunks * s.chunk - each))
+    packed = torch.empty((s.groups, chunks, high, wide, inputs, s.chunk))
+    packed.copy_(weight.view(s.groups, chunks, s.chunk, inputs, high, wide).permute(0, 1, 4, 5, 3, 2))
     start = bias.detach().contiguous() if bias is not None else torch.zeros(outputs)
-    _run(_pack, s, weight.detach().contiguous().view(-1).numpy(), packed)
-    _run(_convolve, s, _pixels(images), packed, start.numpy(), _pixels(out))
+    _run(_convolve, s, _pixels(images), packed.view(-1).numpy(), start.numpy(), _pixels(out))
     return out
 
 
 @_jit()
-def _list_channels(s: Shape, images: Floats, first: int, last: int, apart: int, ends: Ints, place: Ints, value: Floats) -> None:
-    """List the active inputs of some images by channel, `apart` entries for each, as places in the padded gradient."""
+def _list_channels(
+    s: Shape, images: Floats, first: int, last: int, low: int, high: int, apart: int, ends: Ints, place: Ints, value: Floats
+) -> None:
+    """List the active inputs of some channels of some images by channel, `apart` entries for each, as places in the padded
+    gradient."""
     height, width = s.height + s.dilation_h * (s.kernel_h - 1), s.width + s.dilation_w * (s.kernel_w - 1)
-    for i in range(s.inputs):
+    for i in range(high - low):
         ends[i] = i * apart
-    at, one = np.uint64(first * s.height * s.width * s.inputs), np.uint64(1)
-    for image in range(last - first):
+    for image in range(first, last):
         for y in range(s.height):
             for x in range(s.width):
-                here = (image * height + y) * width + x
-                for i in range(s.inputs):
+                here = ((image - first) * height + y) * width + x
+                at = np.uint64(((image * s.height + y) * s.width + x) * s.inputs + low)
+                for i in range(np.uint64(high - low)):
                     slot = np.uint64(ends[i])
                     place[slot] = here
-                    value[slot] = images[at]
-                    ends[i] = slot + np.uint64(images[at] != 0)
-                    at += one
+                    value[slot] = images[at + i]
+                    ends[i] = slot + np.uint64(images[at + i] != 0)
 
 
 @_jit()
-def _spread(s: Shape, to_out: Floats, first: int, last: int, together: int, spread: Floats) -> None:
-    """dLoss/dout of some images as [groups][chunks][places][chunk], padded and with zeros between strides."""
+def _spread(s: Shape, to_out: Floats, first: int, last: int, begin: int, count: int, spread: Floats) -> None:
+    """dLoss/dout of `count` outputs from `begin` of some images as [places][chunk], padded, with zeros between strides."""
     border_h, border_w = s.dilation_h * (s.kernel_h - 1), s.dilation_w * (s.kernel_w - 1)
-    height, width, each = s.height + border_h, s.width + border_w, s.outputs // s.groups
-    chunks = (each + s.chunk - 1) // s.chunk
+    height, width = s.height + border_h, s.width + border_w
     spread[:] = 0
     for image in range(first, last):
         for row in range(s.rows):
@@ -547,44 +547,46 @@ def _spread(s: Shape, to_out: Floats, first: int, last: int, together: int, spre
             for column in range(s.columns):
                 x = column * s.stride_w + border_w - s.left
                 if 0 <= y < height and 0 <= x < width:
-                    at = ((image * s.rows + row) * s.columns + column) * s.outputs
-                    where = ((image - first) * height + y) * width + x
-                    for item in range(s.groups * chunks):
-                        begin = item // chunks * each + item % chunks * s.chunk
-                        to = np.uint64((item * together * height * width + where) * s.chunk)
-                        for o in range(np.uint64(min(s.chunk, (item // chunks + 1) * each - begin))):
-                            spread[to + o] = to_out[np.uint64(at + begin) + o]
+                    at = np.uint64(((image * s.rows + row) * s.columns + column) * s.outputs + begin)
+                    to = np.uint64((((image - first) * height + y) * width + x) * s.chunk)
+                    for o in range(np.uint64(count)):
+                        spread[to + o] = to_out[at + o]
 
 
 @_jit(parallel=True)
-def _weight_gradient(s: Shape, images: Floats, to_out: Floats, gradient: Floats, together: int, ahead: int, shares: int) -> None:
-    """`gradient` is [groups][chunks][kernel_h][kernel_w][inputs][chunk]."""
-    height, width = s.height + s.dilation_h * (s.kernel_h - 1), s.width + s.dilation_w * (s.kernel_w - 1)
-    inputs, chunks = s.inputs // s.groups, (s.outputs // s.groups + s.chunk - 1) // s.chunk
-    taps, places = s.kernel_h * s.kernel_w, together * height * width
-    apart = together * s.height * s.width + 17  # and not a power of two, which would crowd the lists into few cache sets
-    ends = np.empty((ahead, s.inputs), np.int32)
-    place, value = np.empty((ahead, s.inputs * apart), np.int32), np.empty((ahead, s.inputs * apart), np.float32)
-    spread = np.empty((ahead, s.groups * chunks * places * s.chunk), np.float32)
-    for begin in range(0, s.images, ahead * together):
-        batches = min(ahead, (s.images - begin + together - 1) // together)
-        for batch in prange(batches):
-            first = begin + batch * together
+def _weight_gradient(s: Shape, images: Floats, to_out: Floats, gradient: Floats, together: int, shares: int, splits: int) -> None:
+    """`gradient` is [groups][chunks][kernel_h][kernel_w][inputs][chunk].
+
+    Each of `shares` * `splits` threads takes some of the inputs and some of the chunks of outputs through all images.
+    """
+    inputs, each = s.inputs // s.groups, s.outputs // s.groups
+    chunks, taps = (each + s.chunk - 1) // s.chunk, s.kernel_h * s.kernel_w
+    for worker in prange(shares * splits):
+        share, split = worker // splits, worker % splits
+        low, high = share * s.inputs // shares, (share + 1) * s.inputs // shares
+        width = s.width + s.dilation_w * (s.kernel_w - 1)
+        places = together * (s.height + s.dilation_h * (s.kernel_h - 1)) * width
+        apart = together * s.height * s.width + 17  # not a power of two, which would crowd the lists into few sets of the cache
+        ends = np.empty(high - low, np.int32)
+        place, value = np.empty((high - low) * apart, np.int32), np.empty((high - low) * apart, np.float32)
+        spread = _empty(places * s.chunk)
+        for first in range(0, s.images, together):
             last = min(first + together, s.images)
-            _list_channels(s, images, first, last, apart, ends[batch], place[batch], value[batch])
-            _spread(s, to_out, first, last, together, spread[batch])
-        for item in prange(s.groups * chunks * shares):
-            share, part = item % shares, item // shares
-            for batch in range(batches):
-                for i in range(share * inputs // shares, (share + 1) * inputs // shares):
-                    channel = part // chunks * inputs + i
+            _list_channels(s, images, first, last, low, high, apart, ends, place, value)
+            for part in range(split * s.groups * chunks // splits, (split + 1) * s.groups * chunks // splits):
+                group, to = part // chunks, part % chunks * s.chunk
+                begin, end = max(low, group * inputs), min(high, (group + 1) * inputs)
+                if begin < end:
+                    _spread(s, to_out, first, last, group * each + to, min(s.chunk, each - to), spread)
+                for channel in range(begin, end):
                     for tap in range(taps):
                         y = (s.kernel_h - 1 - tap // s.kernel_w) * s.dilation_h
                         x = (s.kernel_w - 1 - tap % s.kernel_w) * s.dilation_w
+                        row = (part * taps + tap) * inputs + channel - group * inputs
+                        start = (channel - low) * apart
                         _add_rows(
-                            s.chunk, gradient, ((part * taps + tap) * inputs + i) * s.chunk, spread[batch],
-                            part * places + y * width + x, place[batch], value[batch], channel * apart, ends[batch, channel],
-                        )  # fmt: skip
+                            s.chunk, gradient, row * s.chunk, spread, y * width + x, place, value, start, ends[channel - low]
+                        )
 
 
 def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Tensor:
@@ -597,8 +599,8 @@ def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geo
     if images.numel() and to_out.numel():
         pixels = s.height * s.width
         together = min(s.images, max(1, min(PLACES // pixels, ENTRIES // (pixels * s.inputs))))
-        ahead = min(_AHEAD * s.threads, -(-s.images // together))
-        shares = s.threads // gcd(s.threads, s.groups * chunks)  # as many items for each thread
-        _run(_weight_gradient, s, _pixels(images), _pixels(to_out), gradient.view(-1).numpy(), together, ahead, shares)
+        shares = min(s.threads, s.inputs)
+        splits = min(s.threads // shares, s.groups * chunks)
+        _run(_weight_gradient, s, _pixels(images), _pixels(to_out), gradient.view(-1).numpy(), together, shares, splits)
     gradient = gradient.permute(0, 1, 5, 4, 2, 3).reshape(s.groups, chunks * s.chunk, inputs, *kernel)
     return gradient[:, :each].reshape(s.outputs, inputs, *kernel)

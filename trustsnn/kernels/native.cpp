@@ -57,7 +57,7 @@ const int64_t SPAN = 8192;        // neurons that a thread takes through all ste
 const int64_t RECOMPUTED = 1 << 16;  // membranes of a span that the backward pass makes again
 const int64_t WEIGHT_CHUNK = 32;  // outputs that the weight gradient takes at a time
 const int64_t FEW = 4;  // outputs that `convolve_few` has at most
-const int64_t TILES = 36;  // of 4x4 results that Winograd's convolution takes at a time
+const int64_t TILES = 24;  // of 4x4 results that Winograd's convolution takes at a time
 const int64_t STREAM_BYTES = 8 << 20;  // results larger than this are written past the cache
 
 // Calls `work(item)` for every item below `count` on `threads` threads.

@@ -168,7 +168,7 @@ static inline Neuron joined(Neuron n) {
 static void lif_forward(const Neuron &given, const Norm *norm, const float *current, float *spikes, void *membrane) {
     const Neuron n = joined(given);
     const uintptr_t address = reinterpret_cast<uintptr_t>(spikes) | reinterpret_cast<uintptr_t>(membrane);
-    const bool past = n.size % LANES == 0 && address % 64 == 0 && n.steps * n.batch * n.size * 4 > STREAM_BYTES;
+    const bool past = n.size % LANES == 0 && address % 64 == 0 && n.steps * n.batch * n.size * 4 >= STREAM_BYTES;
     parallel(n.batch * spans(n), n.threads, [&](int64_t item) {
         int64_t sample = item / spans(n), from = item % spans(n) * span(n);
         int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
@@ -322,7 +322,7 @@ template <bool SUMS, bool NORM>
 static void lif_backward_all(const Neuron &n, const Norm *norm, const float *current, const void *membrane, const float *to_spikes, float *out,
                              double *to_leak, double *to_threshold) {
     const bool past = n.size % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
-                      n.steps * n.batch * n.size * 4 > STREAM_BYTES;
+                      n.steps * n.batch * n.size * 4 >= STREAM_BYTES;
     parallel(n.batch * spans(n), n.threads, [&](int64_t item) {
         int64_t sample = item / spans(n), from = item % spans(n) * span(n);
         int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
@@ -500,7 +500,7 @@ static inline void put(const V *sums, float *out, int64_t room) {
 // the packed weight: kernel row, block, kernel column, input.
 template <int VECTORS, bool ONES>
 static void convolve_listed(const Shape &s, const Image &image, const float *weight, const float *bias, float *out, int64_t group,
-                            int64_t room) {
+                            int64_t room, bool past) {
     const int64_t width = padded_width(s), each = divided(s.inputs / s.groups, s.block), blocks = s.groups * each;
     const int64_t pixels = s.rows * s.columns, TOGETHER = 64, chunk = VECTORS * LANES;
     // Neighbouring columns of the kernel are neighbours in the list too, unless dilation parts them.
@@ -562,8 +562,13 @@ static void convolve_listed(const Shape &s, const Image &image, const float *wei
                     }
                 }
             }
-        for (int64_t p = from; p < to; p++)
-            std::memcpy(out + p * s.outputs, sums + (p - from) * chunk, (room < chunk ? room : chunk) * sizeof(float));
+        for (int64_t p = from; p < to; p++) {
+            const float *here = sums + (p - from) * chunk;
+            if (past && room >= chunk)
+                for (int v = 0; v < VECTORS; v++) stream(out + p * s.outputs + v * LANES, load(here + v * LANES));
+            else
+                std::memcpy(out + p * s.outputs, here, (room < chunk ? room : chunk) * sizeof(float));
+        }
     }
 }
 
@@ -614,7 +619,7 @@ static void convolve_dense(const Shape &s, const float *pixels, const float *wei
 }
 
 // One image; returns the number of its active inputs, all of them where they were multiplied out.
-static int64_t convolve_image(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
+static int64_t convolve_image(const Shape &s, const float *in, const float *weight, const float *bias, float *out, bool past) {
     const int64_t inputs = s.inputs / s.groups, outputs = s.outputs / s.groups, chunks = divided(outputs, s.chunk);
     const int64_t packed = s.kernel_h * s.kernel_w * divided(inputs, s.block) * s.block * s.chunk;
     const int64_t size = s.height * s.width * s.inputs, most = static_cast<int64_t>(s.dense_above * size);
@@ -638,7 +643,13 @@ static int64_t convolve_image(const Shape &s, const float *in, const float *weig
                     }
                 }
             } else {
-#define LISTED(CHUNK)                                                                                       case CHUNK:                                                                                                 image.ones ? convolve_listed<CHUNK / LANES, true>(s, image, w, b, out + first, group, room)                        : convolve_listed<CHUNK / LANES, false>(s, image, w, b, out + first, group, room);           break;
+#define LISTED(CHUNK)                                                                                       \
+    case CHUNK:                                                                                             \
+        if (image.ones)                                                                                     \
+            convolve_listed<CHUNK / LANES, true>(s, image, w, b, out + first, group, room, past);           \
+        else                                                                                                \
+            convolve_listed<CHUNK / LANES, false>(s, image, w, b, out + first, group, room, past);          \
+        break;
                 switch (s.chunk) {
                     LISTED(16)
                     LISTED(32)
@@ -647,11 +658,14 @@ static int64_t convolve_image(const Shape &s, const float *in, const float *weig
 #undef LISTED
             }
         }
+    if (past) fence();
     return dense ? size : image.active;
 }
 
 static void convolve(const Shape &s, const float *in, const float *weight, const float *bias, float *out, int64_t *active) {
     std::atomic<int64_t> found{0};
+    const bool past = s.outputs % s.groups == 0 && s.outputs / s.groups % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
+                      s.images * s.rows * s.columns * s.outputs * 4 >= STREAM_BYTES;
     if (s.kernel_h * s.kernel_w * s.stride_h * s.stride_w * s.up_h * s.up_w == 1 && !s.top && !s.left) {
         // Every pixel is for itself (a linear layer): cut all of them, whatever their image, into rows that share weights.
         const int64_t pixels = s.images * s.height * s.width, share = divided(pixels, 4 * s.threads);
@@ -660,12 +674,12 @@ static void convolve(const Shape &s, const float *in, const float *weight, const
             Shape row = s;
             row.images = row.height = row.rows = 1;
             row.width = row.columns = pixels - item * size < size ? pixels - item * size : size;
-            found += convolve_image(row, in + item * size * s.inputs, weight, bias, out + item * size * s.outputs);
+            found += convolve_image(row, in + item * size * s.inputs, weight, bias, out + item * size * s.outputs, past);
         });
     } else {
         parallel(s.images, s.threads, [&](int64_t item) {
             found += convolve_image(s, in + item * s.height * s.width * s.inputs, weight, bias,
-                                    out + item * s.rows * s.columns * s.outputs);
+                                    out + item * s.rows * s.columns * s.outputs, past);
         });
     }
     *active = found;
@@ -744,6 +758,8 @@ static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const f
                     case 4: convolve_dense<4>(row, x, w + at, nullptr, to + at, s.chunk); break;
                 }
         }
+    const bool past = s.outputs % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
+                      s.images * s.rows * s.columns * s.outputs * 4 >= STREAM_BYTES;
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t t = first + tile, y0 = t / across % down * 4, x0 = t % across * 4;
         float *image = out + t / (down * across) * s.rows * s.columns * s.outputs;
@@ -763,11 +779,12 @@ static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const f
                 winograd_out(half + 6 * k, 1, y, 1);
                 for (int x = 0; x < 4; x++) {
                     y[x] += load(shift + i);
-                    put<1>(y + x, at[4 * k + x] + i, s.outputs - i);
+                    past ? stream(at[4 * k + x] + i, y[x]) : put<1>(y + x, at[4 * k + x] + i, s.outputs - i);
                 }
             }
         }
     }
+    if (past) fence();
 }
 
 // Where in weights [outputs][inputs][taps], or transposed and turned around, that of one output, input and tap is.
@@ -1090,7 +1107,7 @@ static void pool(const Shape &s, const float *in, float *out) {
 // Its gradient: a quarter to each of the 2x2 pixels, nothing to a last odd row or column.
 static void pool_gradient(const Shape &s, const float *to_out, float *to_in) {
     const bool past = s.inputs % LANES == 0 && reinterpret_cast<uintptr_t>(to_in) % 64 == 0 &&
-                      s.images * s.height * s.width * s.inputs * 4 > STREAM_BYTES;
+                      s.images * s.height * s.width * s.inputs * 4 >= STREAM_BYTES;
     parallel(s.images * s.height, s.threads, [&](int64_t item) {
         const int64_t image = item / s.height, row = item % s.height / 2;
         float *to = to_in + item * s.width * s.inputs;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,8 @@ class SpikingNetwork(nn.Module):
     `half_gradients` lets gradients with respect to a layer's input multiply in bfloat16 where the processor can: faster, good
     to .3 %; the forward pass and the weights' gradients stay in float32.
 
+    `memory` bounds the activations of an evaluation, in bytes: a batch is cut into blocks that fit. No figure depends on it.
+
     Layers are stateless modules (convolution, normalisation, pooling, linear) and `SpikingNeuron`s. What comes before
     the first neuron is computed once when the input is a constant current.
 
@@ -50,6 +53,8 @@ class SpikingNetwork(nn.Module):
         self.spec = spec
         self.architecture = dict(architecture)
         self.half_gradients = False
+        self.memory: int | None = None
+        self._bytes: int | None = None
         self._fixed: list[Stage] | None = None
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
@@ -82,6 +87,21 @@ class SpikingNetwork(nn.Module):
         plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in self.parameters())
         return self._fixed is not None and plain and backend() == "native" and all(isinstance(f, known) for _, f in self._fixed)
 
+    @property
+    def affordable(self) -> int:
+        """Samples whose activations, forward and backward, fit `memory` bytes; at least 1."""
+        if self.memory is None:
+            return sys.maxsize
+        if self._bytes is None:
+            sizes: list[int] = []
+            with torch.no_grad():
+                weight = next(self.parameters())
+                self._run(
+                    weight.new_zeros((1, *self.spec.input_shape)), torch.Generator(weight.device).manual_seed(0), sizes=sizes
+                )
+            self._bytes = 4 * sum(sizes)  # a layer keeps its membranes; what passes through it takes as much again
+        return max(1, self.memory // self._bytes)
+
     def _fold(self) -> list[Stage]:
         """The layers, each convolution or linear layer with the batch normalisation that follows it as one."""
         stages: list[Stage] = []
@@ -104,7 +124,9 @@ class SpikingNetwork(nn.Module):
         children = self.layers.named_children()
         return [(name, Synapses(c, half=self.half_gradients) if Synapses.can(c) else c) for name, c in children]  # type: ignore[arg-type]
 
-    def _run(self, x: Tensor, generator: Generator, counts: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, x: Tensor, generator: Generator, counts: dict[str, Tensor] | None = None, sizes: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         spec = self.spec
         if tuple(x.shape[1:]) != spec.input_shape:
             raise ModelContractError(
@@ -121,11 +143,10 @@ class SpikingNetwork(nn.Module):
             if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
                 continue  # done with the neurons that follow
             if not isinstance(stage, SpikingNeuron):
-                if isinstance(stage, nn.AvgPool2d):
-                    h = average_pool(stage, h)
-                else:
-                    h = stage(h, spikes) if isinstance(stage, Synapses) else stage(h)
+                h = _through(stage, h, spikes)
                 spikes = False
+                if sizes is not None:
+                    sizes.append(h.numel())
                 continue
             given, steps = steps, spec.steps
             before = stages[place - 1][1] if place else None
@@ -138,6 +159,17 @@ class SpikingNetwork(nn.Module):
             if counts is not None:
                 counts[f"layers.{name}"] = fired.detach().sum(0)
             h, spikes = fired.flatten(0, 1), True
+            if sizes is not None:
+                sizes.append(h.numel())
         if steps < spec.steps:
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
         return h.unflatten(0, (steps, batch)), membrane
+
+
+def _through(stage: nn.Module | Synapses, h: Tensor, spikes: bool) -> Tensor:
+    """What a stage without memory makes of `h`, which comes straight out of a layer of neurons if `spikes`."""
+    if isinstance(stage, Synapses):
+        return stage(h, spikes)
+    if isinstance(stage, nn.AvgPool2d):
+        return average_pool(stage, h)
+    return stage(h)  # type: ignore[no-any-return]

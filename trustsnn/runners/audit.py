@@ -24,6 +24,7 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
 from trustsnn.errors import RunError, TrustSNNError
 from trustsnn.models.contract import check_contract
+from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import ModelSpec
 from trustsnn.reports import gates as gates_of
 from trustsnn.rng import Draws
@@ -114,13 +115,15 @@ def audit(
         data: a data-set name, a folder, an .npz, a Dataset, a pair (x, y) of tensors or arrays, or a DataLoader.
         out: the run folder; the same call on it resumes. A temporary folder if not given.
         profile: "quick", "standard" or "full"; see `trustsnn list profiles`.
-        settings: further keys of `AuditConfig`: norms, eps, attacks, samples, seed, batch_size, gates.
+        settings: further keys of `AuditConfig`: norms, eps, attacks, samples, seed, batch_size, memory, gates.
 
     Raises:
         ConfigError, DataError, ModelContractError, RunError, UnsafeArtifactError: with what was expected and how to mend it.
     """
     config = make_config({"profile": profile, **settings})
     found = resolve_model(model, weights)
+    if isinstance(found, SpikingNetwork):
+        found.memory = config.memory
     dataset = resolve_data(data, found.spec, split=split, root=data_root, download=download)  # type: ignore[arg-type]
     spec = fit(found, dataset)
     dataset = dataset.take(config.samples or len(dataset), config.seed)
@@ -297,8 +300,8 @@ def _pictures(
 
 
 def _config_record(config: AuditConfig, command: str | None) -> dict[str, Any]:
-    """The settings that decide the figures. The batch size does not, and gates have their own place."""
-    record = config.model_dump(mode="json", exclude={"batch_size", "gates"})
+    """The settings that decide the figures. The batch size and the memory do not, and gates have their own place."""
+    record = config.model_dump(mode="json", exclude={"batch_size", "memory", "gates"})
     record["attacks"] = [item.model_dump(mode="json") for item in config.resolved_attacks()]
     return {**record, "block": BLOCK, "command": command}
 

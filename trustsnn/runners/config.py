@@ -33,6 +33,17 @@ def parse_eps(value: Any) -> float:
     return number
 
 
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "2GB", "512 MiB" or "1.5gb"."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if found is None or found[2].lower() not in _UNITS or float(found[1]) == 0:
+        raise ValueError(f"expected an amount of memory such as 2GB or 512MB, got {text!r}")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
 class EstimatorSettings(BaseModel):
     """How an attack differentiates a spike: a surrogate and its width."""
 
@@ -61,6 +72,7 @@ class AuditConfig(BaseModel):
     samples: int | None = Field(1000, ge=1)
     seed: int = 0
     batch_size: int = Field(256, ge=1)
+    memory: int | None = None
     gates: tuple[str, ...] = ()
 
     @field_validator("eps", mode="before")
@@ -68,6 +80,11 @@ class AuditConfig(BaseModel):
     def _eps(cls, value: Any) -> Any:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(sorted({parse_eps(v) for v in values}))
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        return parse_memory(value) if isinstance(value, str) else value
 
     @field_validator("norms", mode="before")
     @classmethod
