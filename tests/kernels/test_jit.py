@@ -205,6 +205,7 @@ CONVOLUTIONS = {
     "strided": ((2, 6, 11, 12), (16, 6, 3, 5), Geometry((2, 3), (1, 2))),
     "strides that leave pixels out": ((3, 4, 9, 10), (20, 4, 2, 2), Geometry((3, 4))),
     "dilated": ((2, 4, 12, 13), (17, 4, 3, 3), Geometry((1, 2), (2, 3), (2, 3))),
+    "one input": ((3, 1, 9, 9), (70, 1, 3, 3), Geometry(padding=(1, 1))),
     "groups": ((2, 6, 7, 7), (9, 2, 3, 3), Geometry(padding=(1, 1), groups=3)),
     "depthwise": ((2, 8, 6, 7), (8, 1, 3, 3), Geometry((2, 1), (1, 1), (1, 1), 8)),
     "large kernel": ((2, 2, 5, 5), (70, 2, 5, 7), Geometry(padding=(3, 5))),

@@ -46,6 +46,17 @@ def backend() -> str:
     return wanted
 
 
+def describe() -> str:
+    """The implementation in use and, for the native one, its instruction set: what the last bits of a result depend on."""
+    from trustsnn.kernels import native
+
+    known = native.library()
+    if backend() != "native" or known is None:
+        return backend()
+    names = {16: "AVX-512", 8: "AVX2", 4: "plain"}
+    return f"native ({names[known.trustsnn_lanes(0)]})"
+
+
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """Inside this block the kernels are those of `name`."""

@@ -506,7 +506,9 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geom
         s = s._replace(images=-(-pixels // size), height=1, rows=1, width=size, columns=size)
     each = outputs // s.groups
     chunks = -(-each // s.chunk)
-    weight = F.pad(weight.detach().reshape(s.groups, each, -1), (0, 0, 0, chunks * s.chunk - each))
+    weight, missing = weight.detach().reshape(s.groups, each, -1), chunks * s.chunk - each
+    if missing:
+        weight = F.pad(weight, (0, 0, 0, missing))
     packed = torch.empty((s.groups, chunks, high, wide, inputs, s.chunk))
     packed.copy_(weight.view(s.groups, chunks, s.chunk, inputs, high, wide).permute(0, 1, 4, 5, 3, 2))
     start = bias.detach().contiguous() if bias is not None else torch.zeros(outputs)

@@ -12,6 +12,7 @@ import torch
 
 import trustsnn
 from trustsnn.errors import ConfigError
+from trustsnn.kernels import describe
 
 _PACKAGES = (
     "torch",
@@ -20,6 +21,7 @@ _PACKAGES = (
     "pyarrow",
     "scikit-learn",
     "safetensors",
+    "numba",
     "torchattacks",
     "snntorch",
     "spikingjelly",
@@ -43,6 +45,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "kernels": describe(),
         "packages": {"trustsnn": trustsnn.__version__, **_versions()},
         "git": _git(Path(trustsnn.__file__).resolve().parent.parent),
     }

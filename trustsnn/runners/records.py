@@ -59,7 +59,7 @@ def run_head(
     subject = {"config": _decisive(config), "model": model, "data": data, "cells": plan, "packages": environment["packages"]}
     return {
         "format": FORMAT,
-        "identity": sha256_of({**subject, "threads": environment["threads"]}),
+        "identity": sha256_of({**subject, "threads": environment["threads"], "kernels": environment["kernels"]}),
         "config": config,
         "model": model,
         "data": data,
@@ -126,7 +126,7 @@ class RunFolder:
             mine = json.loads(json.dumps(self.head))
             parts = [part for part in ("config", "model", "data") if _decisive(theirs.get(part)) != _decisive(mine[part])]
             if not parts:
-                parts = ["package versions, threads or attacks"]
+                parts = ["package versions, threads, kernels or attacks"]
             raise RunError(
                 f"{self.path} holds another run ({', '.join(parts)} differ). Its results are left as they are. Choose "
                 "another --out, or run the command that started it."
