@@ -40,7 +40,7 @@ docs: $(VENV)/.dev
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/model.py --json runs/bench/model.json
 	$(BENCH)/bin/python benchmarks/model.py --data mnist --json runs/bench/model-mnist.json
-	for name in layer training inference attacks audit scaling batch_invariance; do \
+	for name in layer training accuracy inference attacks audit scaling batch_invariance; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json runs/bench/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py runs/bench --out docs/results/speed.md

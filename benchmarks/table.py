@@ -12,7 +12,7 @@ from typing import Any
 
 from report import markdown
 
-ORDER = ("model", "model-mnist", "layer", "training", "inference", "attacks", "audit", "scaling", "batch_invariance")
+ORDER = ("model", "model-mnist", "layer", "training", "accuracy", "inference", "attacks", "audit", "scaling", "batch_invariance")
 INTRODUCTION = """# Speed
 
 {machine}

@@ -1,0 +1,46 @@
+"""Accuracy after training with each set of kernels, over several seeds: the fast paths are to train what the plain one trains.
+
+python benchmarks/accuracy.py --data digits --epochs 10
+"""
+
+from __future__ import annotations
+
+from harness import begin, options
+from report import Report
+
+from trustsnn import kernels
+from trustsnn.data import load
+from trustsnn.models import build
+from trustsnn.statistics import proportion
+from trustsnn.training import TrainConfig, accuracy, train
+
+
+def main() -> None:
+    """Train one model a seed and kernel; one row a kernel with the test accuracy of each seed and of all together."""
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits", help="a data set (default %(default)s)")
+    parser.add_argument("--network", default="conv", help="a bundled network (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="(default %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="(default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="(default %(default)s)")
+    given = begin(parser)
+    data, test = load(given.data, "train"), load(given.data, "test")
+    rows = []
+    for name in kernels.available():
+        figures = []
+        for seed in range(given.seeds):
+            model = build(given.network, input_shape=data.sample_shape, classes=len(data.classes), domain=data.domain, seed=seed)
+            with kernels.using(name):
+                train(model, data, TrainConfig(epochs=given.epochs, batch_size=given.batch, seed=seed))
+            with kernels.using("torch"):
+                figures.append(accuracy(model, test)["value"])
+        total = proportion(round(sum(figures) * len(test)), given.seeds * len(test))
+        each = ", ".join(f"{value:.2%}" for value in figures)
+        rows.append([name, each, f"{total['value']:.2%} ({total['low']:.2%} to {total['high']:.2%})"])
+    heading = f"{given.network} on {given.data}, {given.epochs} epochs"
+    columns = ["kernels", "each seed", "all seeds (95 % interval)"]
+    Report("Accuracy after training", given).table(heading, columns, rows, "All are judged on the plain kernels.")
+
+
+if __name__ == "__main__":
+    main()
