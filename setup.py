@@ -8,7 +8,7 @@ from setuptools.command.build_ext import build_ext
 KERNELS = Extension(
     "trustsnn.kernels._native",
     ["trustsnn/kernels/native.cpp"],
-    depends=["trustsnn/kernels/native_body.h"],
+    depends=[str(path) for path in Path("trustsnn/kernels").glob("*.h")],
     extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-Wno-psabi"],
     language="c++",
     optional=True,

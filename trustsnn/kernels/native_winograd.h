@@ -1,0 +1,204 @@
+// Winograd's convolution, the packing of weights, and convolution to few outputs. Part of native_body.h.
+
+// Winograd's F(4x4, 3x3) (Lavin 2016, arXiv 1509.09308): a tile of 4x4 results from 36 products instead of 144.
+// One dimension of the transform of 6 inputs, in place, `apart` values apart.
+static inline void winograd_in(V *d, int apart) {
+    const V a = d[4 * apart] - d[2 * apart] * 4.0f, b = d[3 * apart] - d[1 * apart] * 4.0f;
+    const V c = d[4 * apart] - d[2 * apart], e = (d[3 * apart] - d[1 * apart]) * 2.0f;
+    const V first = d[0] * 4.0f - d[2 * apart] * 5.0f + d[4 * apart];
+    const V last = d[1 * apart] * 4.0f - d[3 * apart] * 5.0f + d[5 * apart];
+    d[0] = first, d[apart] = a + b, d[2 * apart] = a - b, d[3 * apart] = c + e, d[4 * apart] = c - e, d[5 * apart] = last;
+}
+
+// One dimension of the transform of 6 products into 4 results.
+static inline void winograd_out(const V *m, int apart, V *y, int between) {
+    const V a = m[1 * apart] + m[2 * apart], b = m[1 * apart] - m[2 * apart];
+    const V c = m[3 * apart] + m[4 * apart], d = m[3 * apart] - m[4 * apart];
+    y[0] = m[0] + a + c;
+    y[between] = b + d * 2.0f;
+    y[2 * between] = a + c * 4.0f;
+    y[3 * between] = b + d * 8.0f + m[5 * apart];
+}
+
+// Some tiles, counted over all images. Weights are transformed and packed [36][chunks][inputs][chunk]; the number of inputs
+// is a multiple of LANES.
+static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const float *in, const float *weight, const float *bias,
+                           float *out) {
+    const int64_t down = divided(s.rows, 4), across = divided(s.columns, 4);
+    const int64_t chunks = divided(s.outputs, s.chunk), outputs = chunks * s.chunk;
+    // A line more between the 36 parts: a multiple of the page size would put all of them into one set of the L1 cache.
+    const int64_t apart_in = tiles * s.inputs + 16, apart_out = tiles * outputs + 16;
+    float *spread = static_cast<float *>(scratch(0, 36 * apart_in * sizeof(float)));
+    float *products = static_cast<float *>(scratch(1, 36 * apart_out * sizeof(float)));
+    const int64_t longest = s.inputs > outputs ? s.inputs : outputs;
+    float *zeros = static_cast<float *>(scratch(2, (2 * longest + outputs) * sizeof(float))), *sink = zeros + longest;
+    float *shift = sink + longest;
+    std::memset(zeros, 0, (2 * longest + outputs) * sizeof(float));
+    if (bias) std::memcpy(shift, bias, s.outputs * sizeof(float));
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t t = first + tile, y0 = t / across % down * 4 - s.top, x0 = t % across * 4 - s.left;
+        const float *image = in + t / (down * across) * s.height * s.width * s.inputs;
+        const float *at[36];
+        for (int k = 0; k < 36; k++) {
+            const int64_t y = y0 + k / 6, x = x0 + k % 6;
+            at[k] = y >= 0 && y < s.height && x >= 0 && x < s.width ? image + (y * s.width + x) * s.inputs : zeros;
+        }
+        float *to = spread + tile * s.inputs;
+        for (int64_t i = 0; i < s.inputs; i += LANES, to += LANES) {
+            V d[36];
+            for (int x = 0; x < 6; x++) {
+                for (int y = 0; y < 6; y++) d[y * 6 + x] = load(at[y * 6 + x] + i);
+                winograd_in(d + x, 6);
+            }
+            for (int y = 0; y < 6; y++) {
+                winograd_in(d + 6 * y, 1);
+                for (int x = 0; x < 6; x++) store(to + (y * 6 + x) * apart_in, d[y * 6 + x]);
+            }
+        }
+    }
+    Shape row = s;  // each of the 36 products is a linear layer over the tiles
+    row.images = row.height = row.rows = row.kernel_h = row.kernel_w = row.stride_h = row.stride_w = row.up_h = row.up_w = 1;
+    row.width = row.columns = tiles;
+    row.top = row.left = 0;
+    row.block = s.inputs;
+    row.outputs = outputs;
+    for (int64_t k = 0; k < 36; k++)
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            const float *x = spread + k * apart_in, *w = weight + (k * chunks + chunk) * s.inputs * s.chunk;
+            float *to = products + k * apart_out + chunk * s.chunk;
+            const int64_t vectors = LANES == 16 ? s.chunk / LANES : 2;
+            for (int64_t at = 0; at < s.chunk; at += vectors * LANES) switch (vectors) {
+                    case 1: convolve_dense<1>(row, x, w + at, nullptr, to + at, s.chunk); break;
+                    case 2: convolve_dense<2>(row, x, w + at, nullptr, to + at, s.chunk); break;
+                    case 4: convolve_dense<4>(row, x, w + at, nullptr, to + at, s.chunk); break;
+                }
+        }
+    const bool past = s.outputs % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
+                      s.images * s.rows * s.columns * s.outputs * 4 >= STREAM_BYTES;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t t = first + tile, y0 = t / across % down * 4, x0 = t % across * 4;
+        float *image = out + t / (down * across) * s.rows * s.columns * s.outputs;
+        float *at[16];
+        for (int k = 0; k < 16; k++) {
+            const int64_t y = y0 + k / 4, x = x0 + k % 4;
+            at[k] = y < s.rows && x < s.columns ? image + (y * s.columns + x) * s.outputs : sink;
+        }
+        const float *from = products + tile * outputs;
+        for (int64_t i = 0; i < s.outputs; i += LANES, from += LANES) {
+            V m[36], half[24], y[4];
+            for (int x = 0; x < 6; x++) {
+                for (int k = 0; k < 6; k++) m[k * 6 + x] = load(from + (k * 6 + x) * apart_out);
+                winograd_out(m + x, 6, half + x, 6);
+            }
+            for (int k = 0; k < 4; k++) {
+                winograd_out(half + 6 * k, 1, y, 1);
+                for (int x = 0; x < 4; x++) {
+                    y[x] += load(shift + i);
+                    past ? stream(at[4 * k + x] + i, y[x]) : put<1>(y + x, at[4 * k + x] + i, s.outputs - i);
+                }
+            }
+        }
+    }
+    if (past) fence();
+}
+
+// Where in weights [outputs][inputs][taps], or transposed and turned around, that of one output, input and tap is.
+struct Weights {
+    const float *first;
+    int64_t output, input, tap;  // places apart
+    Weights(const Shape &s, const float *weight, int64_t transposed, int64_t group) {
+        const int64_t outputs = s.outputs / s.groups, inputs = s.inputs / s.groups, taps = s.kernel_h * s.kernel_w;
+        first = weight + group * outputs * inputs * taps + (transposed ? taps - 1 : 0);
+        output = transposed ? taps : inputs * taps;
+        input = transposed ? outputs * taps : taps;
+        tap = transposed ? -1 : 1;
+    }
+};
+
+// In the order that `convolve` reads.
+static void pack(const Shape &s, const float *weight, int64_t transposed, float *to) {
+    const int64_t outputs = s.outputs / s.groups, inputs = s.inputs / s.groups;
+    const int64_t chunks = divided(outputs, s.chunk), blocks = divided(inputs, s.block);
+    parallel(s.groups * chunks * s.kernel_h * blocks, s.threads, [&](int64_t item) {
+        const int64_t block = item % blocks, ky = item / blocks % s.kernel_h, chunk = item / blocks / s.kernel_h % chunks;
+        const Weights from(s, weight, transposed, item / blocks / s.kernel_h / chunks);
+        const int64_t room = outputs - chunk * s.chunk < s.chunk ? outputs - chunk * s.chunk : s.chunk;
+        float *at = to + item * s.kernel_w * s.block * s.chunk;
+        for (int64_t kx = 0; kx < s.kernel_w; kx++)
+            for (int64_t i = block * s.block; i < (block + 1) * s.block; i++, at += s.chunk) {
+                const float *w = from.first + chunk * s.chunk * from.output + i * from.input + (ky * s.kernel_w + kx) * from.tap;
+                const int64_t count = i < inputs ? room : 0;
+                for (int64_t o = 0; o < count; o++) at[o] = w[o * from.output];
+                for (int64_t o = count; o < s.chunk; o++) at[o] = 0;
+            }
+    });
+}
+
+// The transform of 3x3 weights for `winograd`, [36][chunks][inputs][chunk].
+static void pack_tiles(const Shape &s, const float *weight, int64_t transposed, float *to) {
+    const int64_t chunks = divided(s.outputs, s.chunk);
+    const Weights from(s, weight, transposed, 0);
+    auto six = [](const V *w, int apart, V *out, int between) {
+        const V a = w[0], b = w[apart], c = w[2 * apart], sum = (a + c) * (1 / 6.0f), sides = a * (1 / 24.0f) + c * (1 / 6.0f);
+        out[0] = a * 0.25f;
+        out[between] = b * (-1 / 6.0f) - sum, out[2 * between] = b * (1 / 6.0f) - sum;
+        out[3 * between] = sides + b * (1 / 12.0f), out[4 * between] = sides - b * (1 / 12.0f);
+        out[5 * between] = c;
+    };
+    parallel(chunks * s.inputs, s.threads, [&](int64_t item) {
+        const int64_t i = item % s.inputs, chunk = item / s.inputs;
+        for (int64_t o = chunk * s.chunk; o < (chunk + 1) * s.chunk; o += LANES) {
+            V w[9], half[18], row[6];
+            for (int k = 0; k < 9; k++) {
+                alignas(64) float lanes_of[LANES];
+                for (int lane = 0; lane < LANES; lane++)
+                    lanes_of[lane] = o + lane < s.outputs ? from.first[(o + lane) * from.output + i * from.input + k * from.tap] : 0;
+                w[k] = load(lanes_of);
+            }
+            for (int k = 0; k < 3; k++) six(w + k, 3, half + k, 3);
+            for (int k = 0; k < 6; k++) {
+                six(half + 3 * k, 1, row, 1);
+                for (int x = 0; x < 6; x++)
+                    store(to + (((k * 6 + x) * chunks + chunk) * s.inputs + i) * s.chunk + o % s.chunk, row[x]);
+            }
+        }
+    });
+}
+
+// A convolution to no more than FEW outputs from a multiple of LANES inputs, which then fill the vectors: dot products with
+// weights [kernel_h][kernel_w][outputs][inputs].
+static void convolve_few(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
+    parallel(s.images * s.rows, s.threads, [&](int64_t item) {
+        const int64_t row = item % s.rows;
+        const float *image = in + item / s.rows * s.height * s.width * s.inputs;
+        for (int64_t column = 0; column < s.columns; column++) {
+            V sums[FEW] = {};
+            for (int64_t ky = 0; ky < s.kernel_h; ky++)
+                for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+                    const int64_t up = row * s.stride_h + ky * s.dilation_h - s.top, y = up / s.up_h;
+                    const int64_t over = column * s.stride_w + kx * s.dilation_w - s.left, x = over / s.up_w;
+                    if (up < 0 || over < 0 || up % s.up_h || over % s.up_w || y >= s.height || x >= s.width) continue;
+                    const float *from = image + (y * s.width + x) * s.inputs;
+                    const float *w = weight + (ky * s.kernel_w + kx) * s.outputs * s.inputs;
+                    for (int64_t i = 0; i < s.inputs; i += LANES) {
+                        const V value = load(from + i);
+                        for (int64_t o = 0; o < s.outputs; o++)
+                            sums[o] = multiply_add(value, load(w + o * s.inputs + i), sums[o]);
+                    }
+                }
+            float *to = out + (item * s.columns + column) * s.outputs;
+            for (int64_t o = 0; o < s.outputs; o++) {
+                float total = bias ? bias[o] : 0.0f;
+                for (int lane = 0; lane < LANES; lane++) total += sums[o][lane];
+                to[o] = total;
+            }
+        }
+    });
+}
+
+static void winograd(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
+    const int64_t tiles = s.images * divided(s.rows, 4) * divided(s.columns, 4), size = TILES;
+    parallel(divided(tiles, size), s.threads, [&](int64_t item) {
+        winograd_tiles(s, item * size, tiles - item * size < size ? tiles - item * size : size, in, weight, bias, out);
+    });
+}
