@@ -85,7 +85,9 @@ def test_the_wheel_holds_every_module_and_the_data_files(wheel):
     templates = {f"trustsnn/reports/templates/{path.name}" for path in (ROOT / "reports" / "templates").iterdir()}
     assert len(templates) >= 2
     assert {name for name in names if name.endswith(".py")} == expected
-    sources = {f"trustsnn/kernels/{path.name}" for path in (ROOT / "trustsnn" / "kernels").iterdir() if path.suffix in (".cpp", ".h")}
+    sources = {
+        f"trustsnn/kernels/{path.name}" for path in (ROOT / "trustsnn" / "kernels").iterdir() if path.suffix in (".cpp", ".h")
+    }
     assert templates | sources | {"trustsnn/py.typed"} <= names
 
 
