@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustsnn.kernels.native import Shape, library
+from trustsnn.kernels.native import Shape, library, required
 
 # Above this share of active inputs multiplying everything out is faster (measured, benchmarks/scaling.py).
 DENSE_ABOVE = 0.5
@@ -91,7 +91,7 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: M
         inputs=inputs * groups, outputs=outputs, kernel_h=high, kernel_w=wide, groups=groups, block=block, chunk=chunk,
         threads=torch.get_num_threads(),
     )  # fmt: skip
-    _library().trustsnn_pack(ctypes.byref(form), weight.data_ptr(), transposed, method == "tiles", data.data_ptr())
+    required().trustsnn_pack(ctypes.byref(form), weight.data_ptr(), transposed, method == "tiles", data.data_ptr())
     return Packed(data, shape, method)  # type: ignore[arg-type]
 
 
@@ -135,7 +135,7 @@ def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geomet
 
 
 def _run(shape: Shape, images: Tensor, packed: Packed, bias: Tensor | None, out: Tensor) -> None:
-    known, where = _library(), bias.data_ptr() if bias is not None else None
+    known, where = required(), bias.data_ptr() if bias is not None else None
     arguments = (ctypes.byref(shape), images.data_ptr(), packed.data.data_ptr())
     if packed.method == "half":
         known.trustsnn_convolve_bf16(*arguments, out.data_ptr())
@@ -157,7 +157,7 @@ def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geo
     gradient = torch.zeros((groups, chunks, *kernel, inputs, _WEIGHT_CHUNK))
     shape = _shape(images, to_out, (outputs, inputs, *kernel), geometry)
     if to_out.numel():
-        _library().trustsnn_weight_gradient(
+        required().trustsnn_weight_gradient(
             ctypes.byref(shape), images.data_ptr(), to_out.data_ptr(), gradient.data_ptr()
         )  # fmt: skip
     gradient = gradient.permute(0, 1, 5, 4, 2, 3).reshape(groups, chunks * _WEIGHT_CHUNK, inputs, *kernel)
@@ -171,7 +171,7 @@ def pool(images: Tensor) -> Tensor:
     out = torch.empty((len(images), images.shape[1], rows, columns), memory_format=torch.channels_last)
     shape = _shape(images, out, (images.shape[1], images.shape[1], 2, 2), Geometry())
     if out.numel():
-        _library().trustsnn_pool(ctypes.byref(shape), images.data_ptr(), out.data_ptr())
+        required().trustsnn_pool(ctypes.byref(shape), images.data_ptr(), out.data_ptr())
     return out
 
 
@@ -181,7 +181,7 @@ def pool_gradient(to_out: Tensor, size: tuple[int, int]) -> Tensor:
     out = torch.empty((*to_out.shape[:2], *size), memory_format=torch.channels_last)
     shape = _shape(out, to_out, (to_out.shape[1], to_out.shape[1], 2, 2), Geometry())
     if out.numel():
-        _library().trustsnn_pool_gradient(ctypes.byref(shape), to_out.data_ptr(), out.data_ptr())
+        required().trustsnn_pool_gradient(ctypes.byref(shape), to_out.data_ptr(), out.data_ptr())
     return out
 
 
@@ -216,9 +216,3 @@ def _shape(images: Tensor, out: Tensor, weight: tuple[int, ...], geometry: Geome
         block=_block(inputs, wide), chunk=_chunk(outputs // geometry.groups),
         threads=torch.get_num_threads(), dense_above=DENSE_ABOVE,
     )  # fmt: skip
-
-
-def _library() -> ctypes.CDLL:
-    found = library()
-    assert found is not None  # the caller asked `accelerated`
-    return found

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from trustsnn.kernels import accelerated
-from trustsnn.kernels.native import Neuron, library
+from trustsnn.kernels.native import Neuron, required
 
 Keep = Literal["nothing", "full", "half", "recompute"]
 
 SURROGATES = ("triangular", "rectangular", "atan", "sigmoid", "exponential", "ste")
-_HARD, _STRICT, _DETACH, _HALF, _CONSTANT, _LEAKY, _RECOMPUTE = 1, 2, 4, 8, 16, 32, 64
+_HARD, _STRICT, _DETACH, _HALF, _CONSTANT, _LEAKY, RECOMPUTE = 1, 2, 4, 8, 16, 32, 64
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def forward(current: Tensor, steps: int, layer: Layer, keep: Keep) -> tuple[Tens
     if kernel == "native":
         neuron = neuron_of(current, steps, layer, membrane.dtype)
         where = membrane.data_ptr() if membrane.numel() else None
-        _library().trustsnn_lif_forward(ctypes.byref(neuron), None, current.data_ptr(), spikes.data_ptr(), where)
+        required().trustsnn_lif_forward(ctypes.byref(neuron), None, current.data_ptr(), spikes.data_ptr(), where)
     else:
         from trustsnn.kernels import jit
 
@@ -135,11 +135,11 @@ def backward(
 
         return jit.lif_backward(current, membrane, to_spikes, out, layer, surrogate, width, sums=sums)
     neuron = neuron_of(to_spikes, steps, layer, kept.dtype)
-    neuron.flags |= (_CONSTANT if constant else 0) | (_RECOMPUTE if membrane is None else 0)
+    neuron.flags |= (_CONSTANT if constant else 0) | (RECOMPUTE if membrane is None else 0)
     neuron.surrogate, neuron.width = SURROGATES.index(surrogate), width
     spans = -(-neuron.size // _span(neuron))
     totals = torch.empty((2, neuron.batch, spans) if sums else 0, dtype=torch.float64)
-    _library().trustsnn_lif_backward(
+    required().trustsnn_lif_backward(
         ctypes.byref(neuron),
         None,
         current.data_ptr() if current is not None else None,
@@ -163,16 +163,10 @@ def neuron_of(sequence: Tensor, steps: int, layer: Layer, kept: torch.dtype = to
 
 
 def _span(neuron: Neuron) -> int:
-    return int(_library().trustsnn_span(ctypes.byref(neuron)))
+    return int(required().trustsnn_span(ctypes.byref(neuron)))
 
 
 def _given(current: Tensor | None) -> Tensor:
     if current is None:
         raise ValueError("A membrane that was not kept is made again from the current, which was not given.")
     return current
-
-
-def _library() -> ctypes.CDLL:
-    found = library()
-    assert found is not None  # `accelerated` said that it is there
-    return found

@@ -66,3 +66,10 @@ def library() -> ctypes.CDLL | None:
         found.trustsnn_convolve.restype = ctypes.c_int64
         return found
     return None
+
+
+def required() -> ctypes.CDLL:
+    """The library, for callers that know it to be there because `trustsnn.kernels.accelerated` said "native"."""
+    found = library()
+    assert found is not None
+    return found

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from trustsnn.kernels import lif
 from trustsnn.kernels.lif import Layer
-from trustsnn.kernels.native import Norm, library
-
-_RECOMPUTE = 64
+from trustsnn.kernels.native import Norm, required
 
 
 class Gradients(NamedTuple):
@@ -36,7 +34,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     channels = x.shape[1]
     pixels = x.numel() // channels
     sums = torch.empty((-(-pixels // 1024), 2, channels), dtype=torch.float64)
-    _library().trustsnn_channel_sums(x.data_ptr(), pixels, channels, torch.get_num_threads(), sums.data_ptr())
+    required().trustsnn_channel_sums(x.data_ptr(), pixels, channels, torch.get_num_threads(), sums.data_ptr())
     first, second = sums.sum(0) / pixels
     start = x[(0, slice(None)) + (0,) * (x.dim() - 2)].double()
     return first + start, (second - first.square()).clamp_min_(0)
@@ -48,7 +46,7 @@ def forward(x: Tensor, steps: int, given: int, layer: Layer, scale: Tensor, shif
     spikes = lif.sequence_like(sequence, steps)
     neuron = lif.neuron_of(sequence, steps, layer)
     norm = Norm(x.shape[1], scale.data_ptr(), shift.data_ptr(), None)
-    _library().trustsnn_lif_forward(ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), spikes.data_ptr(), None)
+    required().trustsnn_lif_forward(ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), spikes.data_ptr(), None)
     return spikes.flatten(0, 1)
 
 
@@ -65,15 +63,15 @@ def backward(
     to_spikes = lif.as_laid_out(to_spikes.unflatten(0, (steps, -1)), lif.sequence_like(sequence, steps))
     out = lif.sequence_like(sequence, given)
     neuron = lif.neuron_of(sequence, steps, layer)
-    neuron.flags |= _RECOMPUTE
+    neuron.flags |= lif.RECOMPUTE
     if not sums:
         neuron.batch, neuron.size = 1, neuron.batch * neuron.size
     neuron.surrogate, neuron.width = lif.SURROGATES.index(surrogate), width
-    spans = neuron.batch * -(-neuron.size // int(_library().trustsnn_span(ctypes.byref(neuron))))
+    spans = neuron.batch * -(-neuron.size // int(required().trustsnn_span(ctypes.byref(neuron))))
     channel_sums = torch.empty((spans, 2, channels), dtype=torch.float64)
     totals = torch.empty((2, neuron.batch, spans // neuron.batch) if sums else 0, dtype=torch.float64)
     norm = Norm(channels, scale.data_ptr(), shift.data_ptr(), channel_sums.data_ptr())
-    _library().trustsnn_lif_backward(
+    required().trustsnn_lif_backward(
         ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), None, to_spikes.data_ptr(), out.data_ptr(),
         totals[0].data_ptr() if sums else None, totals[1].data_ptr() if sums else None,
     )  # fmt: skip
@@ -82,7 +80,7 @@ def backward(
     # dx = scale (g - mean(g) - xhat mean(g xhat)) with xhat = (x - mean) / spread
     slope = -gamma.double() * to_gamma / (spread.square() * pixels)
     by = torch.stack([scale, slope.float(), (-scale.double() * to_beta / pixels - slope * mean).float()])
-    _library().trustsnn_channel_combine(
+    required().trustsnn_channel_combine(
         out.data_ptr(), x.data_ptr(), by.data_ptr(), pixels, channels, torch.get_num_threads()
     )  # fmt: skip
     leak, threshold = (totals[0].sum(1), totals[1].sum(1)) if sums else (None, None)
@@ -93,9 +91,3 @@ def affine(mean: Tensor, spread: Tensor, gamma: Tensor, beta: Tensor) -> tuple[T
     """Scale and shift [C] in float32 that normalise by `mean` and `spread`."""
     scale = gamma.double() / spread
     return scale.float(), (beta.double() - mean * scale).float()
-
-
-def _library() -> ctypes.CDLL:
-    found = library()
-    assert found is not None  # the caller asked `accelerated`
-    return found

@@ -18,6 +18,18 @@ _SPARSE = {"native": 0.5, "numba": 0.2}
 _SPARSE_LINEAR = 0.1
 
 
+class _Gradient(torch.autograd.Function):
+    """A gradient, which has no derivative of its own."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise ModelContractError("An event-driven layer has no second derivative. Differentiate once, without create_graph.")
+
+
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, spikes: bool, synapses: Synapses) -> Tensor:
@@ -47,7 +59,7 @@ class _Convolve(torch.autograd.Function):
         return _over_images(_Convolve.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToInput(torch.autograd.Function):
+class _ToInput(_Gradient):
     @staticmethod
     def forward(to_out: Tensor, weight: Tensor, size: tuple[int, int], synapses: Synapses) -> Tensor:
         if accelerated(to_out) == "native":
@@ -57,19 +69,11 @@ class _ToInput(torch.autograd.Function):
         return synapses.dense_gradients(to_out, to_out.new_empty(()).expand(shape), weight, (True, False))[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        _no_second_derivative()
-
-    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         return _over_images(_ToInput.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToWeight(torch.autograd.Function):
+class _ToWeight(_Gradient):
     @staticmethod
     def forward(to_out: Tensor, x: Tensor, synapses: Synapses) -> Tensor:
         kernel = (synapses.weight.shape[2], synapses.weight.shape[3])
@@ -80,20 +84,8 @@ class _ToWeight(torch.autograd.Function):
         return jit.weight_gradient(x, to_out, kernel, synapses.geometry)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        _no_second_derivative()
-
-    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         return _one_by_one(_ToWeight.apply, info.batch_size, in_dims, arguments)
-
-
-def _no_second_derivative() -> None:
-    raise ModelContractError("An event-driven layer has no second derivative. Differentiate once, without create_graph.")
 
 
 def _over_images(
@@ -135,18 +127,10 @@ class _Pool(torch.autograd.Function):
         return _over_images(_Pool.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToPooled(torch.autograd.Function):
+class _ToPooled(_Gradient):
     @staticmethod
     def forward(to_out: Tensor, size: tuple[int, int]) -> Tensor:
         return convolution.pool_gradient(to_out, size)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        _no_second_derivative()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
