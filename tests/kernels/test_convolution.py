@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.func import grad, vmap
 
 from trustsnn.kernels import convolution, native
 from trustsnn.kernels.convolution import Geometry
+from trustsnn.neurons.synapses import Synapses, _Convolve
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels were not built here")
 
@@ -223,3 +226,18 @@ def test_all_instruction_sets_add_in_the_same_order():
         results.append(convolution.convolve(x, packed, None, Geometry(padding=(1, 1))))
     known.trustsnn_lanes(best)
     assert all(torch.equal(a, b) for a, b in itertools.pairwise(results))
+
+
+def test_per_sample_gradients_through_an_event_driven_convolution():
+    layer, x = nn.Conv2d(16, 32, 3, padding=1), sparse(5, 16, 6, 6)
+
+    def through(convolve):
+        def loss(weight, sample):
+            return convolve(sample[None], weight).square().sum()
+
+        return vmap(grad(loss, argnums=(0, 1)), in_dims=(None, 0))(layer.weight.detach(), x)
+
+    got = through(lambda image, weight: _Convolve.apply(image, weight, None, True, Synapses(layer)))
+    expected = through(lambda image, weight: F.conv2d(image, weight, None, 1, 1))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -92,7 +92,7 @@ def _over_images(
     function: Callable[..., Tensor], size: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     """A function of images over one more dimension: all as further images where only they have it."""
-    if any(dim is not None for dim in in_dims[1:]):
+    if any(isinstance(dim, int) for dim in in_dims[1:]):
         return _one_by_one(function, size, in_dims, arguments)
     images = arguments[0].movedim(in_dims[0], 0)
     return function(images.flatten(0, 1), *arguments[1:]).unflatten(0, (size, images.shape[1])), 0
@@ -102,7 +102,7 @@ def _one_by_one(
     function: Callable[..., Tensor], size: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     parts = [
-        function(*(v if d is None else v.select(d, index) for v, d in zip(arguments, in_dims, strict=True)))
+        function(*(v.select(d, index) if isinstance(d, int) else v for v, d in zip(arguments, in_dims, strict=True)))
         for index in range(size)
     ]
     return torch.stack(parts), 0
