@@ -18,7 +18,7 @@ from torch import Tensor
 from trustsnn.kernels.native import Shape, library, required
 
 # Above this share of active inputs multiplying everything out is faster (measured, benchmarks/scaling.py).
-DENSE_ABOVE = 0.5
+DENSE_ABOVE = 0.65
 _WEIGHT_CHUNK = 32
 
 Method = Literal["sum", "half", "tiles", "few"]
@@ -202,7 +202,7 @@ def _chunk(outputs: int) -> int:
 
 def _block(inputs: int, wide: int) -> int:
     """Inputs whose weights, for a row of the kernel and a chunk of outputs, stay in the L1 or L2 cache together."""
-    return min(inputs, max(8, 192 // wide))
+    return min(inputs, 64)
 
 
 def _shape(images: Tensor, out: Tensor, weight: tuple[int, ...], geometry: Geometry) -> Shape:

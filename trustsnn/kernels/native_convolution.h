@@ -1,17 +1,19 @@
 // Convolution from active inputs, or multiplied out in the same order. Part of native_body.h.
 
-// Bits of the entries of `from` that are not zero.
-static inline uint32_t active_mask(const float *from) {
+// Bits of the lanes where a and b differ.
+static inline uint32_t where_not(V a, V b) {
 #if LANES == 16
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(from), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NEQ_UQ);
 #elif LANES == 8
-    return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(from), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NEQ_UQ));
 #else
     uint32_t mask = 0;
-    for (int lane = 0; lane < LANES; lane++) mask |= static_cast<uint32_t>(from[lane] != 0) << lane;
+    for (int lane = 0; lane < LANES; lane++) mask |= static_cast<uint32_t>(a[lane] != b[lane]) << lane;
     return mask;
 #endif
 }
+
+static inline uint32_t active_mask(const float *from) { return where_not(load(from), V{}); }
 
 // Calls `found(i, value)` for every entry that is not zero, in order.
 template <class Found>
@@ -33,55 +35,33 @@ static void count_active(const float *from, int64_t count, int64_t *active) {
     *active = found;
 }
 
-// What a convolution reads of one image: the padded image, or the active inputs of each block of each row.
+// What a convolution reads of one image: which inputs are active.
 struct Image {
-    int32_t *start;  // [height][blocks][width + 1] positions in `place`
-    int32_t *place;  // (column * block + input within the block) * chunk, ascending within a row of a block
-    float *value;
-    int64_t active;
+    uint64_t *active;  // [padded height][blocks][padded width], bits of the inputs of a block at a pixel; null: too many of them
+    const float *pixels;  // the image, or the padded image where zeros stand between its pixels
+    int64_t width, top, left;  // of `pixels`: its width, and its place in the padded image
+    int64_t count;
     bool ones;  // every active value is 1
 };
 
 static inline int64_t padded_height(const Shape &s) { return (s.rows - 1) * s.stride_h + s.dilation_h * (s.kernel_h - 1) + 1; }
 static inline int64_t padded_width(const Shape &s) { return (s.columns - 1) * s.stride_w + s.dilation_w * (s.kernel_w - 1) + 1; }
 
-// Lists of the active inputs of `in`, one image, with its padding, unless there are more than `most`: then `start` is null.
-// A block never spans two groups.
-static Image listed(const Shape &s, const float *in, int64_t most) {
-    const int64_t height = padded_height(s), width = padded_width(s), inputs = s.inputs / s.groups;
-    const int64_t each = divided(inputs, s.block), blocks = s.groups * each;
-    Image image{};
-    image.start = static_cast<int32_t *>(scratch(0, height * blocks * (width + 1) * sizeof(int32_t)));
-    image.place = static_cast<int32_t *>(scratch(1, (most + 2 * width * s.inputs) * sizeof(int32_t)));
-    image.value = static_cast<float *>(scratch(2, (most + 2 * width * s.inputs) * sizeof(float)));
-    int32_t count = 0;
-    bool ones = true;
-    for (int64_t row = 0; row < height; row++) {
-        const int64_t y = row - s.top;
-        const bool inside = y >= 0 && y % s.up_h == 0 && y / s.up_h < s.height;
-        for (int64_t block = 0; block < blocks; block++) {
-            int32_t *start = image.start + (row * blocks + block) * (width + 1);
-            const int64_t within = block % each * s.block, first = block / each * inputs + within;
-            const int64_t size = inputs - within < s.block ? inputs - within : s.block;
-            for (int64_t column = 0; column < width; column++) {
-                start[column] = count;
-                const int64_t x = column - s.left;
-                if (!inside || x < 0 || x % s.up_w || x / s.up_w >= s.width) continue;
-                const float *from = in + (y / s.up_h * s.width + x / s.up_w) * s.inputs + first;
-                const int64_t base = column * s.block;
-                for_active(from, size, [&](int64_t i, float value) {
-                    image.place[count] = static_cast<int32_t>((base + i) * s.chunk);
-                    image.value[count++] = value;
-                    ones &= value == 1.0f;
-                });
-            }
-            start[width] = count;
-        }
-        if (count > most) return Image{};
+// Bits of the first `count` entries of `from` that are not zero, at most 64.
+static inline uint64_t active_bits(const float *from, int64_t count, bool *ones) {
+    uint64_t bits = 0, others = 0;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const V values = load(from + i);
+        bits |= static_cast<uint64_t>(where_not(values, V{})) << i;
+        others |= static_cast<uint64_t>(where_not(values, all(1.0f))) << i;
     }
-    image.ones = ones;
-    image.active = count;
-    return image;
+    for (; i < count; i++) {
+        bits |= static_cast<uint64_t>(from[i] != 0) << i;
+        others |= static_cast<uint64_t>(from[i] != 1) << i;
+    }
+    *ones &= !(bits & others);
+    return bits;
 }
 
 // The padded image itself, [height][width][inputs].
@@ -112,80 +92,117 @@ static inline void put(const V *sums, float *out, int64_t room) {
     std::memcpy(out, buffer, room * sizeof(float));
 }
 
-// One chunk of outputs of one group at every pixel, adding the weight rows of active inputs. Some pixels are taken through
-// all blocks at a time, and a block's weights serve all of them from the L1 cache. The order of a pixel's sum is that of
-// the packed weight: kernel row, block, kernel column, input.
+// The active inputs of `in`, one image, unless there are more than `most`. A block never spans two groups.
+static Image observed(const Shape &s, const float *in, int64_t most) {
+    const int64_t height = padded_height(s), width = padded_width(s), inputs = s.inputs / s.groups;
+    const int64_t each = divided(inputs, s.block), blocks = s.groups * each;
+    uint64_t *active = static_cast<uint64_t *>(scratch(2, height * blocks * width * sizeof(uint64_t)));
+    Image image{active, in, s.width, s.top, s.left, 0, true};
+    std::memset(image.active, 0, height * blocks * width * sizeof(uint64_t));
+    const bool apart = s.up_h * s.up_w > 1;
+    if (apart) image.pixels = padded(s, in), image.width = width, image.top = image.left = 0;
+    for (int64_t y = 0; y < (apart ? height : s.height); y++) {
+        const int64_t row = y + image.top;
+        if (row < 0 || row >= height) continue;
+        for (int64_t x = 0; x < image.width; x++) {
+            const int64_t column = x + image.left;
+            if (column < 0 || column >= width) continue;
+            const float *from = image.pixels + (y * image.width + x) * s.inputs;
+            uint64_t *to = image.active + row * blocks * width + column;
+            for (int64_t group = 0; group < s.groups; group++)
+                for (int64_t first = 0; first < inputs; first += s.block, to += width) {
+                    const int64_t size = inputs - first < s.block ? inputs - first : s.block;
+                    *to = active_bits(from + group * inputs + first, size, &image.ones);
+                    image.count += __builtin_popcountll(*to);
+                }
+        }
+        if (image.count > most) return Image{};
+    }
+    return image;
+}
+
+// Walks `columns` pixels of a row of inputs, `step` apart, and adds to the row of sums what the active ones make of WIDE columns
+// of the kernel, `tap` apart: a pixel adds to WIDE neighbouring sums, the last tap to the first, which stay in registers.
+template <int VECTORS, int WIDE, bool ONES>
+static inline void add_row(const Shape &s, const uint64_t *active, const float *values, int64_t step, const float *weight,
+                           float *sums, int64_t columns) {
+    const int64_t size = VECTORS * LANES, tap = s.block * s.chunk;
+    V mine[WIDE][VECTORS];
+    for (int k = 1; k < WIDE; k++)
+        for (int v = 0; v < VECTORS; v++) mine[k - 1][v] = load(sums + (k - 1) * size + v * LANES);
+    const auto column = [&](auto turned) {
+        constexpr int TURN = decltype(turned)::value;
+        // The k-th of the sums is in place (k + TURN) % WIDE.
+        for (int v = 0; v < VECTORS; v++) mine[(WIDE - 1 + TURN) % WIDE][v] = load(sums + (WIDE - 1) * size + v * LANES);
+        for (uint64_t left = *active; left; left &= left - 1) {
+            const int64_t input = __builtin_ctzll(left);
+            const float *row = weight + input * s.chunk;
+            const V times = ONES ? V{} : all(values[input]);
+            for (int k = 0; k < WIDE; k++)
+                for (int v = 0; v < VECTORS; v++) {
+                    const V w = load(row + (WIDE - 1 - k) * tap + v * LANES);
+                    V &sum = mine[(k + TURN) % WIDE][v];
+                    sum = ONES ? sum + w : multiply_add(times, w, sum);
+                }
+        }
+        for (int v = 0; v < VECTORS; v++) store(sums + v * LANES, mine[TURN][v]);
+        active += step, values += step * s.inputs, sums += size;
+    };
+    int64_t x = 0;
+    if (WIDE == 3)
+        for (; x + 3 <= columns; x += 3) {
+            column(std::integral_constant<int, 0>());
+            column(std::integral_constant<int, 1 % WIDE>());
+            column(std::integral_constant<int, 2 % WIDE>());
+        }
+    else
+        for (; x < columns; x++) column(std::integral_constant<int, 0>());
+    if (x < columns) column(std::integral_constant<int, 0>());
+    if (x + 1 < columns) column(std::integral_constant<int, 1 % WIDE>());
+}
+
+// Some vectors of a chunk of outputs of one group at every pixel, adding the weight rows of active inputs. Some rows of pixels
+// are taken through all blocks at a time, and a block's weights serve all of them from the L1 cache. The order of a pixel's
+// sum is that of the packed weight: kernel row, block, kernel column, input.
 template <int VECTORS, bool ONES>
-static void convolve_listed(const Shape &s, const Image &image, const float *weight, const float *bias, float *out, int64_t group,
+static void convolve_active(const Shape &s, const Image &image, const float *weight, const float *bias, float *out, int64_t group,
                             int64_t room, bool past) {
-    const int64_t width = padded_width(s), each = divided(s.inputs / s.groups, s.block), blocks = s.groups * each;
-    const int64_t pixels = s.rows * s.columns, TOGETHER = 64, chunk = VECTORS * LANES;
-    // Neighbouring columns of the kernel are neighbours in the list too, unless dilation parts them.
-    const int64_t runs = s.dilation_w == 1 ? 1 : s.kernel_w, columns = s.dilation_w == 1 ? s.kernel_w : 1;
-    alignas(64) float sums[TOGETHER * chunk], initial[chunk], zeros[chunk] = {};
-    for (int64_t i = 0; i < chunk; i++) initial[i] = bias && i < room ? bias[i] : 0.0f;
-    for (int64_t from = 0; from < pixels; from += TOGETHER) {
-        const int64_t to = from + TOGETHER < pixels ? from + TOGETHER : pixels;
-        for (int64_t p = from; p < to; p++) std::memcpy(sums + (p - from) * chunk, initial, chunk * sizeof(float));
+    const int64_t width = padded_width(s), inputs = s.inputs / s.groups, each = divided(inputs, s.block);
+    const int64_t size = VECTORS * LANES, tap = s.block * s.chunk, together = s.columns < 64 ? 64 / s.columns : 1;
+    const bool fused = s.kernel_w == 3 && s.stride_w == 1 && s.dilation_w == 1;
+    const int64_t ahead = fused ? 2 : 0, slots = s.columns + 2 * ahead;  // pixel x has its sum in slot x + ahead
+    float *sums = static_cast<float *>(scratch(1, together * slots * size * sizeof(float)));
+    alignas(64) float initial[size];
+    for (int64_t i = 0; i < size; i++) initial[i] = bias && i < room ? bias[i] : 0.0f;
+    for (int64_t from = 0; from < s.rows; from += together) {
+        const int64_t rows = s.rows - from < together ? s.rows - from : together;
+        for (int64_t slot = 0; slot < rows * slots; slot++) std::memcpy(sums + slot * size, initial, size * sizeof(float));
         for (int64_t ky = 0; ky < s.kernel_h; ky++)
             for (int64_t block = 0; block < each; block++) {
-                const float *rows = weight + (ky * each + block) * s.kernel_w * s.block * chunk;
-                int64_t row = from / s.columns, column = from % s.columns;
-                float *here = sums;
-                for (int64_t p = from; p < to; row++, column = 0) {
-                    const int32_t *start = image.start + ((row * s.stride_h + ky * s.dilation_h) * blocks + group * each + block) *
-                                                             (width + 1) + column * s.stride_w;
-                    const float *base = rows - column * s.stride_w * s.block * chunk;
-                    // Two pixels at a time keep the adders busy; the shorter list goes on with rows of zeros.
-                    for (; runs == 1 && VECTORS <= 4 && column + 1 < s.columns && p + 1 < to; p += 2, column += 2, here += 2 * chunk) {
-                        const int32_t *left = image.place + start[0], *right = image.place + start[s.stride_w];
-                        const int64_t lefts = start[columns] - start[0], rights = start[s.stride_w + columns] - start[s.stride_w];
-                        const float *left_value = image.value + start[0], *right_value = image.value + start[s.stride_w];
-                        const float *next = base - s.stride_w * s.block * chunk;
-                        V one[VECTORS], two[VECTORS];
-                        for (int v = 0; v < VECTORS; v++) one[v] = load(here + v * LANES), two[v] = load(here + chunk + v * LANES);
-                        const int64_t longer = lefts > rights ? lefts : rights;
-                        for (int64_t i = 0; i < longer; i++) {
-                            const float *a = i < lefts ? base + left[i] : zeros, *b = i < rights ? next + right[i] : zeros;
-                            const V times_a = ONES ? V{} : all(i < lefts ? left_value[i] : 0.0f), times_b = ONES ? V{} : all(i < rights ? right_value[i] : 0.0f);
-                            for (int v = 0; v < VECTORS; v++) {
-                                one[v] = ONES ? one[v] + load(a + v * LANES) : multiply_add(times_a, load(a + v * LANES), one[v]);
-                                two[v] = ONES ? two[v] + load(b + v * LANES) : multiply_add(times_b, load(b + v * LANES), two[v]);
-                            }
-                        }
-                        for (int v = 0; v < VECTORS; v++) store(here + v * LANES, one[v]), store(here + chunk + v * LANES, two[v]);
-                        start += 2 * s.stride_w;
-                        base -= 2 * s.stride_w * s.block * chunk;
-                    }
-                    for (; column < s.columns && p < to; p++, column++, here += chunk) {
-                        V mine[VECTORS];
-                        for (int v = 0; v < VECTORS; v++) mine[v] = load(here + v * LANES);
-                        for (int64_t run = 0; run < runs; run++) {
-                            const int64_t first = run * s.dilation_w;
-                            const float *w = base + (run - first) * s.block * chunk;
-                            const float *value = image.value + start[first];
-                            const int32_t *end = image.place + start[first + columns];
-                            for (const int32_t *place = image.place + start[first]; place < end; place++) {
-                                const V times = ONES ? V{} : all(*value++);
-                                for (int v = 0; v < VECTORS; v++) {
-                                    const V row = load(w + *place + v * LANES);
-                                    mine[v] = ONES ? mine[v] + row : multiply_add(times, row, mine[v]);
-                                }
-                            }
-                        }
-                        for (int v = 0; v < VECTORS; v++) store(here + v * LANES, mine[v]);
-                        start += s.stride_w;
-                        base -= s.stride_w * s.block * chunk;
-                    }
+                const float *taps = weight + (ky * each + block) * s.kernel_w * tap;
+                for (int64_t row = 0; row < rows; row++) {
+                    const int64_t y = (from + row) * s.stride_h + ky * s.dilation_h;
+                    const uint64_t *active = image.active + ((y * s.groups + group) * each + block) * width;
+                    const float *values = image.pixels + ((y - image.top) * image.width - image.left) * s.inputs +
+                                          group * inputs + block * s.block;
+                    float *here = sums + row * slots * size;
+                    if (fused)
+                        add_row<VECTORS, 3, ONES>(s, active, values, 1, taps, here, width);
+                    else
+                        for (int64_t kx = 0, x = 0; kx < s.kernel_w; kx++, x += s.dilation_w)
+                            add_row<VECTORS, 1, ONES>(s, active + x, values + x * s.inputs, s.stride_w, taps + kx * tap, here,
+                                                      s.columns);
                 }
             }
-        for (int64_t p = from; p < to; p++) {
-            const float *here = sums + (p - from) * chunk;
-            if (past && room >= chunk)
-                for (int v = 0; v < VECTORS; v++) stream(out + p * s.outputs + v * LANES, load(here + v * LANES));
-            else
-                std::memcpy(out + p * s.outputs, here, (room < chunk ? room : chunk) * sizeof(float));
-        }
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t x = 0; x < s.columns; x++) {
+                const float *here = sums + (row * slots + x + ahead) * size;
+                float *to = out + ((from + row) * s.columns + x) * s.outputs;
+                if (past && room >= size)
+                    for (int v = 0; v < VECTORS; v++) stream(to + v * LANES, load(here + v * LANES));
+                else
+                    std::memcpy(to, here, (room < size ? room : size) * sizeof(float));
+            }
     }
 }
 
@@ -240,8 +257,8 @@ static int64_t convolve_image(const Shape &s, const float *in, const float *weig
     const int64_t inputs = s.inputs / s.groups, outputs = s.outputs / s.groups, chunks = divided(outputs, s.chunk);
     const int64_t packed = s.kernel_h * s.kernel_w * divided(inputs, s.block) * s.block * s.chunk;
     const int64_t size = s.height * s.width * s.inputs, most = static_cast<int64_t>(s.dense_above * size);
-    const Image image = most < 0 ? Image{} : listed(s, in, most < size ? most : size);
-    const bool dense = !image.start;
+    const Image image = most < 0 ? Image{} : observed(s, in, most);
+    const bool dense = !image.active;
     const float *pixels = dense ? padded(s, in) : nullptr;
     for (int64_t group = 0; group < s.groups; group++)
         for (int64_t k = 0; k < chunks; k++) {
@@ -260,23 +277,27 @@ static int64_t convolve_image(const Shape &s, const float *in, const float *weig
                     }
                 }
             } else {
-#define LISTED(CHUNK)                                                                                       \
-    case CHUNK:                                                                                             \
-        if (image.ones)                                                                                     \
-            convolve_listed<CHUNK / LANES, true>(s, image, w, b, out + first, group, room, past);           \
-        else                                                                                                \
-            convolve_listed<CHUNK / LANES, false>(s, image, w, b, out + first, group, room, past);          \
+                const int64_t vectors = s.chunk / LANES < 4 ? s.chunk / LANES : 4;
+                for (int64_t at = 0; at < room; at += vectors * LANES) {
+                    const float *some = b ? b + at : nullptr;
+#define ACTIVE(VECTORS)                                                                                          \
+    case VECTORS:                                                                                                \
+        if (image.ones)                                                                                          \
+            convolve_active<VECTORS, true>(s, image, w + at, some, out + first + at, group, room - at, past);    \
+        else                                                                                                     \
+            convolve_active<VECTORS, false>(s, image, w + at, some, out + first + at, group, room - at, past);   \
         break;
-                switch (s.chunk) {
-                    LISTED(16)
-                    LISTED(32)
-                    LISTED(64)
+                    switch (vectors) {
+                        ACTIVE(1)
+                        ACTIVE(2)
+                        ACTIVE(4)
+                    }
+#undef ACTIVE
                 }
-#undef LISTED
             }
         }
     if (past) fence();
-    return dense ? size : image.active;
+    return dense ? size : image.count;
 }
 
 static void convolve(const Shape &s, const float *in, const float *weight, const float *bias, float *out, int64_t *active) {
@@ -284,9 +305,10 @@ static void convolve(const Shape &s, const float *in, const float *weight, const
     const bool past = s.outputs % s.groups == 0 && s.outputs / s.groups % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
                       s.images * s.rows * s.columns * s.outputs * 4 >= STREAM_BYTES;
     if (s.kernel_h * s.kernel_w * s.stride_h * s.stride_w * s.up_h * s.up_w == 1 && !s.top && !s.left) {
-        // Every pixel is for itself (a linear layer): cut all of them, whatever their image, into rows that share weights.
-        const int64_t pixels = s.images * s.height * s.width, share = divided(pixels, 4 * s.threads);
-        const int64_t size = share < 16 ? 16 : share > 64 ? 64 : share;
+        // Every pixel is for itself (a linear layer): cut all of them, whatever their image, into rows that share weights. Each row
+        // reads the whole weight, maybe from memory, so they are long.
+        const int64_t pixels = s.images * s.height * s.width, share = divided(pixels, s.threads);
+        const int64_t size = share < 16 ? 16 : share > 128 ? 128 : share;
         parallel(divided(pixels, size), s.threads, [&](int64_t item) {
             Shape row = s;
             row.images = row.height = row.rows = 1;
