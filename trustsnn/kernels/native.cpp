@@ -4,11 +4,13 @@
 // Every sum runs in one fixed order for one sample, and no multiplication is contracted with an addition by the compiler
 // (-ffp-contract=off), so a result depends neither on the number of threads nor on the other samples of a batch.
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -57,6 +59,7 @@ enum Flag { HARD = 1, STRICT = 2, DETACH = 4, HALF = 8, CONSTANT = 16, LEAKY = 3
 const int64_t SPAN = 8192;        // neurons that a thread takes through all steps at a time: their state fits the L1 cache
 const int64_t RECOMPUTED = 1 << 16;  // membranes of a span that the backward pass makes again
 const int64_t WEIGHT_CHUNK = 32;  // outputs that the weight gradient takes at a time
+const int64_t BAND_BYTES = 40 << 10;  // of the gradient of a band of rows, for the weight gradient
 const int64_t FEW = 4;  // outputs that `convolve_few` has at most
 const int64_t TILES = 24;  // of 4x4 results that Winograd's convolution takes at a time
 const int64_t STREAM_BYTES = 8 << 20;  // results larger than this are written past the cache

@@ -13,24 +13,9 @@ static inline uint32_t where_not(V a, V b) {
 #endif
 }
 
-static inline uint32_t active_mask(const float *from) { return where_not(load(from), V{}); }
-
-// Calls `found(i, value)` for every entry that is not zero, in order.
-template <class Found>
-static inline void for_active(const float *from, int64_t count, const Found &found) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (uint32_t mask = active_mask(from + i); mask; mask &= mask - 1) {
-            int64_t at = i + __builtin_ctz(mask);
-            found(at, from[at]);
-        }
-    for (; i < count; i++)
-        if (from[i] != 0) found(i, from[i]);
-}
-
 static void count_active(const float *from, int64_t count, int64_t *active) {
     int64_t found = 0, i = 0;
-    for (; i + LANES <= count; i += LANES) found += __builtin_popcount(active_mask(from + i));
+    for (; i + LANES <= count; i += LANES) found += __builtin_popcount(where_not(load(from + i), V{}));
     for (; i < count; i++) found += from[i] != 0;
     *active = found;
 }

@@ -82,121 +82,175 @@ static void convolve_bf16(const Shape &s, const float *in, const uint16_t *weigh
 }
 #endif
 
-// The active inputs of some images by input channel, as offsets into the padded gradient of the same images.
-struct Channels {
-    int32_t *start;  // [inputs + 1]
-    int32_t *place;
-    float *value;
-    bool ones;
+// Inputs below one another: all images as one, each with `high` - s.height further rows and `wide` - s.width further columns after
+// it, cut into bands of rows whose gradient fits the L1 cache. A place is a pixel of a band.
+struct Bands {
+    int64_t high, wide, rows, count, words;  // rows of a band, bands, words of 64 places in a band
+    const float **pixel;  // [count][words * 64] the inputs at a place, or zeros where there is no pixel
+    uint64_t *active;     // [count][inputs][words] bits of the places where an input is active
+    bool *ones;           // [count] every active value is 1
+    int64_t *first;       // [count][inputs] where the values of the active places of an input begin in `value`
+    float *value;         // unless they are all ones
 };
 
-// dLoss/dweight of TAPS places of the kernel for one input and one chunk of outputs, over some images.
+// The bits of 32 places for the LANES inputs from `first` on, to every second half word of `to`.
+static inline void active_places(const float *const *pixel, int64_t first, uint32_t *to, int64_t apart, bool *ones) {
+    U bits = {}, others = {};
+    for (int place = 0; place < 32; place++) {
+        const V values = load(pixel[place] + first);
+        const U active = (U)(values != V{});
+        bits |= active & (1u << place);
+        others |= active & (U)(values != all(1.0f));
+    }
+    for (int lane = 0; lane < LANES; lane++) to[lane * apart] = bits[lane], *ones &= !others[lane];
+}
+
+static void observe_bands(const Shape &s, const Bands &bands, const float *in, const float *zeros) {
+    parallel(bands.count, s.threads, [&](int64_t band) {
+        const float **pixel = bands.pixel + band * bands.words * 64;
+        for (int64_t place = 0; place < bands.words * 64; place++) pixel[place] = zeros;
+        for (int64_t line = 0; line < bands.rows; line++) {
+            const int64_t image = (band * bands.rows + line) / bands.high, y = (band * bands.rows + line) % bands.high;
+            if (image >= s.images || y >= s.height) continue;
+            for (int64_t x = 0; x < s.width; x++)
+                pixel[line * bands.wide + x] = in + ((image * s.height + y) * s.width + x) * s.inputs;
+        }
+        uint64_t *active = bands.active + band * s.inputs * bands.words;
+        bands.ones[band] = true;
+        for (int64_t half = 0; half < 2 * bands.words; half++) {
+            int64_t i = 0;
+            for (; i + LANES <= s.inputs; i += LANES)
+                active_places(pixel + half * 32, i, reinterpret_cast<uint32_t *>(active + i * bands.words) + half, 2 * bands.words,
+                              &bands.ones[band]);
+            for (; i < s.inputs; i++) {
+                uint32_t bits = 0;
+                for (int place = 0; place < 32; place++) {
+                    const float value = pixel[half * 32 + place][i];
+                    bits |= static_cast<uint32_t>(value != 0) << place;
+                    bands.ones[band] &= value == 0 || value == 1;
+                }
+                reinterpret_cast<uint32_t *>(active + i * bands.words)[half] = bits;
+            }
+        }
+    });
+}
+
+// The values of the active inputs, in the order of the bits.
+static void gather_values(const Shape &s, const Bands &bands) {
+    parallel(bands.count, s.threads, [&](int64_t band) {
+        for (int64_t input = 0; input < s.inputs; input++) {
+            float *value = bands.value + bands.first[band * s.inputs + input];
+            for (int64_t word = 0; word < bands.words; word++)
+                for (uint64_t left = bands.active[(band * s.inputs + input) * bands.words + word]; left; left &= left - 1)
+                    *value++ = bands.pixel[(band * bands.words + word) * 64 + __builtin_ctzll(left)][input];
+        }
+    });
+}
+
+// dLoss/dweight of TAPS places of the kernel for one input and one chunk of outputs, over a band.
 template <int TAPS, bool ONES>
-static inline void add_taps(const Channels &list, int64_t input, const float *gradient, const int64_t *offsets, float *to,
-                            int64_t apart) {
+static inline void add_taps(const uint64_t *active, const float *values, int64_t words, const float *gradient,
+                            const int64_t *offsets, float *to, int64_t apart) {
     const int VECTORS = WEIGHT_CHUNK / LANES;
     V sums[TAPS][VECTORS];
     for (int tap = 0; tap < TAPS; tap++)
         for (int v = 0; v < VECTORS; v++) sums[tap][v] = load(to + tap * apart + v * LANES);
-    for (int32_t i = list.start[input]; i < list.start[input + 1]; i++) {
-        const float *from = gradient + list.place[i];
-        V value = ONES ? V{} : all(list.value[i]);
-        for (int tap = 0; tap < TAPS; tap++)
-            for (int v = 0; v < VECTORS; v++) {
-                V row = load(from + offsets[tap] + v * LANES);
-                sums[tap][v] = ONES ? sums[tap][v] + row : multiply_add(value, row, sums[tap][v]);
-            }
-    }
+    for (int64_t word = 0; word < words; word++)
+        for (uint64_t left = active[word]; left; left &= left - 1) {
+            const int64_t place = word * 64 + __builtin_ctzll(left);
+            const float *from = gradient + place * WEIGHT_CHUNK;
+            const V value = ONES ? V{} : all(*values++);
+            for (int tap = 0; tap < TAPS; tap++)
+                for (int v = 0; v < VECTORS; v++) {
+                    const V row = load(from + offsets[tap] + v * LANES);
+                    sums[tap][v] = ONES ? sums[tap][v] + row : multiply_add(value, row, sums[tap][v]);
+                }
+        }
     for (int tap = 0; tap < TAPS; tap++)
         for (int v = 0; v < VECTORS; v++) store(to + tap * apart + v * LANES, sums[tap][v]);
+}
+
+// A chunk of the gradient of the rows of a band and of `border` rows after it, with zeros where there is none.
+static void spread_gradient(const Shape &s, const Bands &bands, int64_t band, const float *to_out, int64_t room, float *spread) {
+    const int64_t border_h = bands.high - s.height, border_w = bands.wide - s.width;
+    const int64_t last = bands.rows + border_h;
+    std::memset(spread, 0, last * bands.wide * WEIGHT_CHUNK * sizeof(float));
+    for (int64_t line = 0; line < last; line++) {
+        const int64_t image = (band * bands.rows + line) / bands.high, y = (band * bands.rows + line) % bands.high;
+        const int64_t moved = y - border_h + s.top, row = moved / s.stride_h;
+        if (image >= s.images || moved < 0 || moved % s.stride_h || row >= s.rows) continue;
+        for (int64_t column = 0; column < s.columns; column++) {
+            const int64_t x = column * s.stride_w + border_w - s.left;
+            if (x < 0 || x >= bands.wide) continue;
+            float *to = spread + (line * bands.wide + x) * WEIGHT_CHUNK;
+            const float *from = to_out + ((image * s.rows + row) * s.columns + column) * s.outputs;
+            if (room == WEIGHT_CHUNK)
+                for (int64_t i = 0; i < WEIGHT_CHUNK; i += LANES) store(to + i, load(from + i));
+            else
+                std::memcpy(to, from, room * sizeof(float));
+        }
+    }
 }
 
 static void weight_gradient(const Shape &s, const float *in, const float *to_out, float *gradient) {
     const int64_t inputs = s.inputs / s.groups, outputs = s.outputs / s.groups, chunks = divided(outputs, WEIGHT_CHUNK);
     const int64_t taps = s.kernel_h * s.kernel_w, packed = taps * inputs * WEIGHT_CHUNK;
-    const int64_t border_h = s.dilation_h * (s.kernel_h - 1), border_w = s.dilation_w * (s.kernel_w - 1);
-    const int64_t height = s.height + border_h, width = s.width + border_w, pixels_in = s.height * s.width;
-    // Images taken together: enough places to fill the lists, few enough for their gradient to stay in the L2 cache.
-    int64_t together = 2048 / (height * width);
-    if (together < 1) together = 1;
-    const int64_t batches = divided(s.images, together);
-    Channels *lists = static_cast<Channels *>(std::calloc(batches + 1, sizeof(Channels)));
-    parallel(batches, s.threads, [&](int64_t batch) {
-        const int64_t first = batch * together, last = first + together < s.images ? first + together : s.images;
-        const float *from = in + first * pixels_in * s.inputs;
-        const int64_t pixels = (last - first) * pixels_in;
-        Channels &list = lists[batch];
-        list.start = static_cast<int32_t *>(std::calloc(s.inputs + 2, sizeof(int32_t)));
-        int32_t *begin = list.start + 1;  // of each channel; filling moves it to the channel's end, which is the next one's start
-        for (int64_t pixel = 0; pixel < pixels; pixel++)
-            for_active(from + pixel * s.inputs, s.inputs, [&](int64_t i, float) { begin[i + 1]++; });
-        for (int64_t i = 0; i < s.inputs; i++) begin[i + 1] += begin[i];
-        const int64_t total = begin[s.inputs];
-        list.place = static_cast<int32_t *>(std::malloc((total + 1) * sizeof(int32_t)));
-        list.value = static_cast<float *>(std::malloc((total + 1) * sizeof(float)));
-        bool ones = true;
-        for (int64_t image = 0; image < last - first; image++)
-            for (int64_t y = 0; y < s.height; y++)
-                for (int64_t x = 0; x < s.width; x++) {
-                    const int32_t place = static_cast<int32_t>(((image * height + y) * width + x) * WEIGHT_CHUNK);
-                    for_active(from + ((image * s.height + y) * s.width + x) * s.inputs, s.inputs, [&](int64_t i, float value) {
-                        const int32_t at = begin[i]++;
-                        list.place[at] = place;
-                        list.value[at] = value;
-                        ones &= value == 1.0f;
-                    });
-                }
-        list.ones = ones;
-    });
+    Bands bands{};
+    bands.high = s.height + s.dilation_h * (s.kernel_h - 1), bands.wide = s.width + s.dilation_w * (s.kernel_w - 1);
+    const int64_t border = bands.high - s.height, fit = BAND_BYTES / (bands.wide * WEIGHT_CHUNK * 4) - border;
+    bands.rows = fit < 1 ? 1 : fit > s.images * bands.high ? s.images * bands.high : fit;
+    bands.count = divided(s.images * bands.high, bands.rows);
+    bands.words = divided(bands.rows * bands.wide, 64);
+    std::vector<const float *> pixel(bands.count * bands.words * 64);
+    std::vector<uint64_t> active(bands.count * bands.words * s.inputs);
+    std::vector<float> zeros(s.inputs);
+    const std::unique_ptr<bool[]> ones(new bool[bands.count]);
+    bands.pixel = pixel.data(), bands.active = active.data(), bands.ones = ones.get();
+    observe_bands(s, bands, in, zeros.data());
+    std::vector<int64_t> first;
+    std::vector<float> value;
+    if (!std::all_of(bands.ones, bands.ones + bands.count, [](bool each) { return each; })) {
+        int64_t total = 0;
+        for (int64_t list = 0; list < bands.count * s.inputs; list++) {
+            first.push_back(total);
+            for (int64_t word = 0; word < bands.words; word++) total += __builtin_popcountll(active[list * bands.words + word]);
+        }
+        value.resize(total);
+        bands.first = first.data(), bands.value = value.data();
+        gather_values(s, bands);
+    }
     std::memset(gradient, 0, s.groups * chunks * packed * sizeof(float));
-    int64_t *offsets = static_cast<int64_t *>(std::malloc(taps * sizeof(int64_t)));
-    for (int64_t ky = 0; ky < s.kernel_h; ky++)
-        for (int64_t kx = 0; kx < s.kernel_w; kx++)
-            offsets[ky * s.kernel_w + kx] =
-                ((s.kernel_h - 1 - ky) * s.dilation_h * width + (s.kernel_w - 1 - kx) * s.dilation_w) * WEIGHT_CHUNK;
-    const int64_t shares = divided(2 * s.threads, s.groups * chunks) < inputs ? divided(2 * s.threads, s.groups * chunks) : inputs;
+    std::vector<int64_t> offsets(taps);
+    for (int64_t tap = 0; tap < taps; tap++)
+        offsets[tap] = ((s.kernel_h - 1 - tap / s.kernel_w) * s.dilation_h * bands.wide +
+                        (s.kernel_w - 1 - tap % s.kernel_w) * s.dilation_w) * WEIGHT_CHUNK;
+    const int64_t wanted = divided(s.threads, s.groups * chunks), shares = wanted < inputs ? wanted : inputs;
     parallel(s.groups * chunks * shares, s.threads, [&](int64_t item) {
         const int64_t share = item % shares, chunk = item / shares % chunks, group = item / shares / chunks;
-        const int64_t low = share * inputs / shares, high = (share + 1) * inputs / shares;
         const int64_t room = outputs - chunk * WEIGHT_CHUNK < WEIGHT_CHUNK ? outputs - chunk * WEIGHT_CHUNK : WEIGHT_CHUNK;
+        const int64_t apart = inputs * WEIGHT_CHUNK;
         float *mine = gradient + (group * chunks + chunk) * packed;
-        float *spread = static_cast<float *>(scratch(3, together * height * width * WEIGHT_CHUNK * sizeof(float)));
-        for (int64_t batch = 0; batch < batches; batch++) {
-            const int64_t first = batch * together, last = first + together < s.images ? first + together : s.images;
-            std::memset(spread, 0, (last - first) * height * width * WEIGHT_CHUNK * sizeof(float));
-            for (int64_t image = first; image < last; image++)
-                for (int64_t row = 0; row < s.rows; row++) {
-                    const int64_t y = row * s.stride_h + border_h - s.top;
-                    if (y < 0 || y >= height) continue;
-                    for (int64_t column = 0; column < s.columns; column++) {
-                        const int64_t x = column * s.stride_w + border_w - s.left;
-                        if (x < 0 || x >= width) continue;
-                        std::memcpy(spread + (((image - first) * height + y) * width + x) * WEIGHT_CHUNK,
-                                    to_out + ((image * s.rows + row) * s.columns + column) * s.outputs + group * outputs +
-                                        chunk * WEIGHT_CHUNK,
-                                    room * sizeof(float));
-                    }
-                }
-            const Channels &list = lists[batch];
-            const int TAPS = LANES == 16 ? 9 : 3;
-            for (int64_t i = low; i < high; i++) {
+        float *spread = static_cast<float *>(scratch(3, (bands.rows + border) * bands.wide * WEIGHT_CHUNK * sizeof(float)));
+        for (int64_t band = 0; band < bands.count; band++) {
+            spread_gradient(s, bands, band, to_out + group * outputs + chunk * WEIGHT_CHUNK, room, spread);
+            for (int64_t i = share * inputs / shares; i < (share + 1) * inputs / shares; i++) {
                 const int64_t input = group * inputs + i;
-                if (list.start[input] == list.start[input + 1]) continue;
-                float *to = mine + i * WEIGHT_CHUNK;
-                const int64_t apart = inputs * WEIGHT_CHUNK;
+                const int64_t list = band * s.inputs + input;
+                const uint64_t *here = bands.active + list * bands.words;
+                if (std::all_of(here, here + bands.words, [](uint64_t word) { return !word; })) continue;
+                const auto add = [&](auto count, int64_t tap) {
+                    constexpr int TAPS = decltype(count)::value;
+                    float *to = mine + i * WEIGHT_CHUNK + tap * apart;
+                    bands.value ? add_taps<TAPS, false>(here, bands.value + bands.first[list], bands.words, spread, &offsets[tap], to, apart)
+                                : add_taps<TAPS, true>(here, nullptr, bands.words, spread, &offsets[tap], to, apart);
+                };
+                const int TAPS = LANES == 16 ? 9 : 3;
                 int64_t tap = 0;
-                for (; tap + TAPS <= taps; tap += TAPS)
-                    list.ones ? add_taps<TAPS, true>(list, input, spread, &offsets[tap], to + tap * apart, apart)
-                              : add_taps<TAPS, false>(list, input, spread, &offsets[tap], to + tap * apart, apart);
-                for (; tap < taps; tap++)
-                    list.ones ? add_taps<1, true>(list, input, spread, &offsets[tap], to + tap * apart, apart)
-                              : add_taps<1, false>(list, input, spread, &offsets[tap], to + tap * apart, apart);
+                for (; tap + TAPS <= taps; tap += TAPS) add(std::integral_constant<int, TAPS>(), tap);
+                for (; tap < taps; tap++) add(std::integral_constant<int, 1>(), tap);
             }
         }
     });
-    for (int64_t i = 0; i < batches; i++) std::free(lists[i].start), std::free(lists[i].place), std::free(lists[i].value);
-    std::free(lists);
-    std::free(offsets);
 }
 
 // The mean of 2x2 pixels, channels last, [images][height][width][inputs] to [rows][columns] of half the size.
