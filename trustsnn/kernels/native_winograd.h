@@ -124,13 +124,17 @@ static void pack(const Shape &s, const float *weight, int64_t transposed, float 
         const Weights from(s, weight, transposed, item / blocks / s.kernel_h / chunks);
         const int64_t room = outputs - chunk * s.chunk < s.chunk ? outputs - chunk * s.chunk : s.chunk;
         float *at = to + item * s.kernel_w * s.block * s.chunk;
-        for (int64_t kx = 0; kx < s.kernel_w; kx++)
-            for (int64_t i = block * s.block; i < (block + 1) * s.block; i++, at += s.chunk) {
-                const float *w = from.first + chunk * s.chunk * from.output + i * from.input + (ky * s.kernel_w + kx) * from.tap;
-                const int64_t count = i < inputs ? room : 0;
-                for (int64_t o = 0; o < count; o++) at[o] = w[o * from.output];
-                for (int64_t o = count; o < s.chunk; o++) at[o] = 0;
-            }
+        const int64_t first = block * s.block, count = inputs - first < s.block ? inputs - first : s.block;
+        if (room < s.chunk || count < s.block) std::memset(at, 0, s.kernel_w * s.block * s.chunk * sizeof(float));
+        for (int64_t kx = 0; kx < s.kernel_w; kx++, at += s.block * s.chunk) {
+            const float *w = from.first + chunk * s.chunk * from.output + first * from.input + (ky * s.kernel_w + kx) * from.tap;
+            if (from.output < from.input)
+                for (int64_t i = 0; i < count; i++)
+                    for (int64_t o = 0; o < room; o++) at[i * s.chunk + o] = w[i * from.input + o * from.output];
+            else
+                for (int64_t o = 0; o < room; o++)
+                    for (int64_t i = 0; i < count; i++) at[i * s.chunk + o] = w[i * from.input + o * from.output];
+        }
     });
 }
 

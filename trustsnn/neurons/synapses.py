@@ -15,7 +15,9 @@ from trustsnn.kernels.convolution import Geometry, Method, Packed
 
 # Above this share of active inputs a layer that is in training goes through the dense convolution (benchmarks/scaling.py).
 _SPARSE = {"native": 0.5, "numba": 0.2}
-_SPARSE_LINEAR = 0.1
+# The same for a linear layer, and how many samples it takes to pay for laying out its weights.
+_SPARSE_LINEAR = {"native": 0.5, "numba": 0.1}
+_SAMPLES = 64
 
 
 class _Gradient(torch.autograd.Function):
@@ -230,8 +232,9 @@ class Synapses:
             return False
         if not self.weight.requires_grad:
             return kernel == "native" or spikes
-        most = _SPARSE_LINEAR if self.flat else _SPARSE[kernel]
-        return images.requires_grad and convolution.density(images.detach()) <= most
+        if not images.requires_grad or (self.flat and len(images) < _SAMPLES):
+            return False
+        return convolution.density(images.detach()) <= (_SPARSE_LINEAR if self.flat else _SPARSE)[kernel]
 
     def _dense(self, images: Tensor) -> Tensor:
         if self.flat:
