@@ -187,6 +187,21 @@ def test_bfloat16_input_gradient(lanes):
         assert (got - expected).norm() / expected.norm() < 5e-3
 
 
+def test_winograd_in_bfloat16_is_good_to_three_percent(lanes):
+    if lanes != 16 or not convolution.has_half():
+        pytest.skip("this processor does not multiply bfloat16")
+    torch.manual_seed(5)
+    for inputs, outputs, size in ((32, 64, (8, 8)), (64, 32, (9, 11)), (128, 48, (4, 5))):
+        weight, g = torch.randn(outputs, inputs, 3, 3), Geometry(padding=(1, 1))
+        to_out = torch.randn(3, outputs, *size)
+        expected = torch.nn.grad.conv2d_input((3, inputs, *size), weight, to_out, padding=1)
+        packed = convolution.pack(weight, transposed=True, method="half tiles")
+        got = convolution.input_gradient(to_out, packed, size, g)
+        assert (got - expected).norm() / expected.norm() < 4e-2
+        # The rounding is all that differs: it is no bias.
+        assert abs((got * expected).sum() / (expected * expected).sum() - 1) < 5e-3
+
+
 @pytest.mark.parametrize(("channels", "height", "width"), [(64, 8, 8), (5, 7, 9), (16, 2, 3)])
 def test_pooling_and_its_gradient(channels, height, width):
     torch.manual_seed(4)

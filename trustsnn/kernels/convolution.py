@@ -21,10 +21,11 @@ from trustsnn.kernels.native import Shape, library, required
 DENSE_ABOVE = 0.65
 _WEIGHT_CHUNK = 32
 
-Method = Literal["sum", "half", "tiles", "few"]
+Method = Literal["sum", "half", "tiles", "half tiles", "few"]
 """How a convolution is computed: "sum" adds what the active inputs add; "half" (for gradients) multiplies everything out in
-bfloat16, summed in float32; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density, good to 2e-6;
-"few" takes dot products over the inputs where there are no more than 4 outputs."""
+bfloat16, summed in float32, good to .3 %; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density,
+good to 2e-6, and "half tiles" the same with products in bfloat16 (for gradients), good to 3 %; "few" takes dot products over
+the inputs where there are no more than 4 outputs."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,17 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: M
         data = turned.reshape(chunks, chunk, -1, 2, high, wide).permute(0, 4, 5, 2, 1, 3).to(torch.bfloat16)
         return Packed(data.contiguous(), shape, method)  # type: ignore[arg-type]
     block = _block(inputs, wide)
-    size = (36, chunks, inputs, chunk) if method == "tiles" else (groups, chunks, high, -(-inputs // block), wide, block, chunk)
-    data = torch.empty(size)
+    tiled = method in ("tiles", "half tiles")
+    size = (36, chunks, inputs, chunk) if tiled else (groups, chunks, high, -(-inputs // block), wide, block, chunk)
+    data = torch.empty(size, dtype=torch.bfloat16 if method == "half tiles" else torch.float32)
     weight = weight.detach().contiguous()
     form = Shape(
         inputs=inputs * groups, outputs=outputs, kernel_h=high, kernel_w=wide, groups=groups, block=block, chunk=chunk,
         threads=torch.get_num_threads(),
     )  # fmt: skip
-    required().trustsnn_pack(ctypes.byref(form), weight.data_ptr(), transposed, method == "tiles", data.data_ptr())
+    known = required()
+    lay_out = {"tiles": known.trustsnn_pack_tiles, "half tiles": known.trustsnn_pack_half_tiles}.get(method, known.trustsnn_pack)
+    lay_out(ctypes.byref(form), weight.data_ptr(), transposed, data.data_ptr())
     return Packed(data, shape, method)  # type: ignore[arg-type]
 
 
@@ -139,8 +143,9 @@ def _run(shape: Shape, images: Tensor, packed: Packed, bias: Tensor | None, out:
     arguments = (ctypes.byref(shape), images.data_ptr(), packed.data.data_ptr())
     if packed.method == "half":
         known.trustsnn_convolve_bf16(*arguments, out.data_ptr())
-    elif packed.method == "tiles":
-        known.trustsnn_winograd(*arguments, where, out.data_ptr())
+    elif packed.method in ("tiles", "half tiles"):
+        multiply = known.trustsnn_winograd if packed.method == "tiles" else known.trustsnn_winograd_bf16
+        multiply(*arguments, where, out.data_ptr())
     elif packed.method == "few":
         known.trustsnn_convolve_few(*arguments, where, out.data_ptr())
     else:

@@ -249,6 +249,13 @@ void trustsnn_winograd(const Shape *shape, const float *in, const float *weight,
     PICK(winograd(*shape, in, weight, bias, out))
 }
 
+// The same with its products in bfloat16.
+void trustsnn_winograd_bf16(const Shape *shape, const float *in, const uint16_t *weight, const float *bias, float *out) {
+#if defined(__x86_64__)
+    avx512::winograd(*shape, in, weight, bias, out);
+#endif
+}
+
 // To at most 4 outputs from a multiple of 16 inputs in one group; weights [kernel_h][kernel_w][outputs][inputs].
 void trustsnn_convolve_few(const Shape *shape, const float *in, const float *weight, const float *bias, float *out) {
     PICK(convolve_few(*shape, in, weight, bias, out))
@@ -263,13 +270,18 @@ void trustsnn_pool(const Shape *shape, const float *in, float *out) { PICK(pool(
 
 void trustsnn_pool_gradient(const Shape *shape, const float *to_out, float *to_in) { PICK(pool_gradient(*shape, to_out, to_in)) }
 
-// Weights for `trustsnn_convolve` or, `tiles`, for `trustsnn_winograd`; `transposed` for the gradient of the input, whose
-// shape it then is.
-void trustsnn_pack(const Shape *shape, const float *weight, int64_t transposed, int64_t tiles, float *to) {
-    if (tiles) {
-        PICK(pack_tiles(*shape, weight, transposed, to))
-    } else {
-        PICK(pack(*shape, weight, transposed, to))
-    }
+// Weights for `trustsnn_convolve`; `transposed` for the gradient of the input, whose shape it then is.
+void trustsnn_pack(const Shape *shape, const float *weight, int64_t transposed, void *to) {
+    PICK(pack(*shape, weight, transposed, static_cast<float *>(to)))
+}
+
+// The same for `trustsnn_winograd`.
+void trustsnn_pack_tiles(const Shape *shape, const float *weight, int64_t transposed, void *to) {
+    PICK(pack_tiles(*shape, weight, transposed, static_cast<float *>(to)))
+}
+
+// The same for `trustsnn_winograd_bf16`.
+void trustsnn_pack_half_tiles(const Shape *shape, const float *weight, int64_t transposed, void *to) {
+    PICK(pack_half_tiles(*shape, weight, transposed, static_cast<uint16_t *>(to)))
 }
 }

@@ -54,12 +54,13 @@ def library() -> ctypes.CDLL | None:
         found.trustsnn_lanes.argtypes = [ctypes.c_int]
         found.trustsnn_span.argtypes, found.trustsnn_span.restype = [pointer], ctypes.c_int64
         for name, count in (
-            ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_bf16", 4), ("winograd", 5), ("convolve_few", 5),
-            ("pool", 3), ("pool_gradient", 3), ("weight_gradient", 4),
+            ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_bf16", 4), ("winograd", 5),
+            ("winograd_bf16", 5), ("convolve_few", 5), ("pool", 3), ("pool_gradient", 3), ("weight_gradient", 4),
         ):  # fmt: skip
             function = getattr(found, f"trustsnn_{name}")
             function.argtypes, function.restype = [pointer] * count, None
-        found.trustsnn_pack.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int64, pointer]
+        for name in ("pack", "pack_tiles", "pack_half_tiles"):
+            getattr(found, f"trustsnn_{name}").argtypes = [pointer, pointer, ctypes.c_int64, pointer]
         found.trustsnn_channel_sums.argtypes = [pointer, *[ctypes.c_int64] * 3, pointer]
         found.trustsnn_channel_combine.argtypes = [pointer] * 3 + [ctypes.c_int64] * 3
         found.trustsnn_count.argtypes, found.trustsnn_count.restype = [pointer, ctypes.c_int64, ctypes.c_int64], ctypes.c_int64

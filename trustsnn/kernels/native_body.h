@@ -3,5 +3,6 @@
 #include "native_vectors.h"
 #include "native_lif.h"
 #include "native_convolution.h"
+#include "native_half.h"
 #include "native_winograd.h"
 #include "native_gradients.h"

@@ -20,15 +20,39 @@ static inline void winograd_out(const V *m, int apart, V *y, int between) {
     y[3 * between] = b + d * 8.0f + m[5 * apart];
 }
 
-// Some tiles, counted over all images. Weights are transformed and packed [36][chunks][inputs][chunk]; the number of inputs
-// is a multiple of LANES.
-static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const float *in, const float *weight, const float *bias,
+static inline void put_vector(float *to, V value) { store(to, value); }
+static inline void put_vector(uint16_t *to, V value) { *reinterpret_cast<AnyH *>(to) = to_half(value); }
+
+// One of the 36 products, a linear layer over the tiles, for one chunk of outputs.
+static void multiply_tiles(const Shape &row, const float *x, const float *w, float *to) {
+    const int64_t vectors = LANES == 16 ? row.chunk / LANES : 2;
+    for (int64_t at = 0; at < row.chunk; at += vectors * LANES) switch (vectors) {
+            case 1: convolve_dense<1>(row, x, w + at, nullptr, to + at, row.chunk); break;
+            case 2: convolve_dense<2>(row, x, w + at, nullptr, to + at, row.chunk); break;
+            case 4: convolve_dense<4>(row, x, w + at, nullptr, to + at, row.chunk); break;
+        }
+}
+
+#if LANES == 16
+static void multiply_tiles(const Shape &row, const uint16_t *x, const uint16_t *w, float *to) {
+    switch (row.chunk) {
+        case 16: convolve_dense_bf16<1>(row, x, w, to, row.chunk); break;
+        case 32: convolve_dense_bf16<2>(row, x, w, to, row.chunk); break;
+        case 64: convolve_dense_bf16<4>(row, x, w, to, row.chunk); break;
+    }
+}
+#endif
+
+// Some tiles, counted over all images. Weights are transformed and packed [36][chunks][inputs][chunk], or as bfloat16
+// [36][chunks][inputs / 2][chunk][2]; the number of inputs is a multiple of LANES.
+template <class Number>
+static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const float *in, const Number *weight, const float *bias,
                            float *out) {
     const int64_t down = divided(s.rows, 4), across = divided(s.columns, 4);
     const int64_t chunks = divided(s.outputs, s.chunk), outputs = chunks * s.chunk;
     // A line more between the 36 parts: a multiple of the page size would put all of them into one set of the L1 cache.
-    const int64_t apart_in = tiles * s.inputs + 16, apart_out = tiles * outputs + 16;
-    float *spread = static_cast<float *>(scratch(0, 36 * apart_in * sizeof(float)));
+    const int64_t apart_in = tiles * s.inputs + 64 / sizeof(Number), apart_out = tiles * outputs + 16;
+    Number *spread = static_cast<Number *>(scratch(0, 36 * apart_in * sizeof(Number)));
     float *products = static_cast<float *>(scratch(1, 36 * apart_out * sizeof(float)));
     const int64_t longest = s.inputs > outputs ? s.inputs : outputs;
     float *zeros = static_cast<float *>(scratch(2, (2 * longest + outputs) * sizeof(float))), *sink = zeros + longest;
@@ -43,7 +67,7 @@ static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const f
             const int64_t y = y0 + k / 6, x = x0 + k % 6;
             at[k] = y >= 0 && y < s.height && x >= 0 && x < s.width ? image + (y * s.width + x) * s.inputs : zeros;
         }
-        float *to = spread + tile * s.inputs;
+        Number *to = spread + tile * s.inputs;
         for (int64_t i = 0; i < s.inputs; i += LANES, to += LANES) {
             V d[36];
             for (int x = 0; x < 6; x++) {
@@ -52,27 +76,20 @@ static void winograd_tiles(const Shape &s, int64_t first, int64_t tiles, const f
             }
             for (int y = 0; y < 6; y++) {
                 winograd_in(d + 6 * y, 1);
-                for (int x = 0; x < 6; x++) store(to + (y * 6 + x) * apart_in, d[y * 6 + x]);
+                for (int x = 0; x < 6; x++) put_vector(to + (y * 6 + x) * apart_in, d[y * 6 + x]);
             }
         }
     }
-    Shape row = s;  // each of the 36 products is a linear layer over the tiles
+    Shape row = s;
     row.images = row.height = row.rows = row.kernel_h = row.kernel_w = row.stride_h = row.stride_w = row.up_h = row.up_w = 1;
     row.width = row.columns = tiles;
     row.top = row.left = 0;
     row.block = s.inputs;
     row.outputs = outputs;
     for (int64_t k = 0; k < 36; k++)
-        for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            const float *x = spread + k * apart_in, *w = weight + (k * chunks + chunk) * s.inputs * s.chunk;
-            float *to = products + k * apart_out + chunk * s.chunk;
-            const int64_t vectors = LANES == 16 ? s.chunk / LANES : 2;
-            for (int64_t at = 0; at < s.chunk; at += vectors * LANES) switch (vectors) {
-                    case 1: convolve_dense<1>(row, x, w + at, nullptr, to + at, s.chunk); break;
-                    case 2: convolve_dense<2>(row, x, w + at, nullptr, to + at, s.chunk); break;
-                    case 4: convolve_dense<4>(row, x, w + at, nullptr, to + at, s.chunk); break;
-                }
-        }
+        for (int64_t chunk = 0; chunk < chunks; chunk++)
+            multiply_tiles(row, spread + k * apart_in, weight + (k * chunks + chunk) * s.inputs * s.chunk,
+                           products + k * apart_out + chunk * s.chunk);
     const bool past = s.outputs % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
                       s.images * s.rows * s.columns * s.outputs * 4 >= STREAM_BYTES;
     for (int64_t tile = 0; tile < tiles; tile++) {
@@ -138,34 +155,55 @@ static void pack(const Shape &s, const float *weight, int64_t transposed, float 
     });
 }
 
-// The transform of 3x3 weights for `winograd`, [36][chunks][inputs][chunk].
-static void pack_tiles(const Shape &s, const float *weight, int64_t transposed, float *to) {
-    const int64_t chunks = divided(s.outputs, s.chunk);
-    const Weights from(s, weight, transposed, 0);
-    auto six = [](const V *w, int apart, V *out, int between) {
+// The transform of 3x3 weights from one input to LANES outputs.
+static inline void transform_weights(const Shape &s, const Weights &from, int64_t i, int64_t o, V *to) {
+    const auto six = [](const V *w, int apart, V *out, int between) {
         const V a = w[0], b = w[apart], c = w[2 * apart], sum = (a + c) * (1 / 6.0f), sides = a * (1 / 24.0f) + c * (1 / 6.0f);
         out[0] = a * 0.25f;
         out[between] = b * (-1 / 6.0f) - sum, out[2 * between] = b * (1 / 6.0f) - sum;
         out[3 * between] = sides + b * (1 / 12.0f), out[4 * between] = sides - b * (1 / 12.0f);
         out[5 * between] = c;
     };
-    parallel(chunks * s.inputs, s.threads, [&](int64_t item) {
-        const int64_t i = item % s.inputs, chunk = item / s.inputs;
-        for (int64_t o = chunk * s.chunk; o < (chunk + 1) * s.chunk; o += LANES) {
-            V w[9], half[18], row[6];
-            for (int k = 0; k < 9; k++) {
-                alignas(64) float lanes_of[LANES];
-                for (int lane = 0; lane < LANES; lane++)
-                    lanes_of[lane] = o + lane < s.outputs ? from.first[(o + lane) * from.output + i * from.input + k * from.tap] : 0;
-                w[k] = load(lanes_of);
-            }
-            for (int k = 0; k < 3; k++) six(w + k, 3, half + k, 3);
-            for (int k = 0; k < 6; k++) {
-                six(half + 3 * k, 1, row, 1);
-                for (int x = 0; x < 6; x++)
-                    store(to + (((k * 6 + x) * chunks + chunk) * s.inputs + i) * s.chunk + o % s.chunk, row[x]);
-            }
+    V w[9], half[18];
+    for (int k = 0; k < 9; k++) {
+        alignas(64) float lanes_of[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            lanes_of[lane] = o + lane < s.outputs ? from.first[(o + lane) * from.output + i * from.input + k * from.tap] : 0;
+        w[k] = load(lanes_of);
+    }
+    for (int k = 0; k < 3; k++) six(w + k, 3, half + k, 3);
+    for (int k = 0; k < 6; k++) six(half + 3 * k, 1, to + 6 * k, 1);
+}
+
+// Calls `put(k, chunk, place of the output in its chunk, value)` for the 36 transformed weights of each input and LANES outputs.
+template <class Put>
+static void pack_tiles_with(const Shape &s, const float *weight, int64_t transposed, int64_t step, const Put &put) {
+    const int64_t chunks = divided(s.outputs, s.chunk), lists = s.inputs / step;
+    const Weights from(s, weight, transposed, 0);
+    parallel(chunks * lists, s.threads, [&](int64_t item) {
+        const int64_t i = item % lists * step, chunk = item / lists;
+        for (int64_t o = 0; o < s.chunk; o += LANES) {
+            V to[2][36];
+            for (int64_t more = 0; more < step; more++)
+                transform_weights(s, from, i + more, chunk * s.chunk + o, to[more]);
+            for (int k = 0; k < 36; k++) put((k * chunks + chunk) * s.inputs * s.chunk, i, o, to[0][k], to[step - 1][k]);
         }
+    });
+}
+
+// The transform of 3x3 weights for `winograd`, [36][chunks][inputs][chunk].
+static void pack_tiles(const Shape &s, const float *weight, int64_t transposed, float *to) {
+    pack_tiles_with(s, weight, transposed, 1, [&](int64_t first, int64_t i, int64_t o, V value, V) {
+        store(to + first + i * s.chunk + o, value);
+    });
+}
+
+// The same in bfloat16, two inputs side by side: [36][chunks][inputs / 2][chunk][2].
+static void pack_half_tiles(const Shape &s, const float *weight, int64_t transposed, uint16_t *to) {
+    pack_tiles_with(s, weight, transposed, 2, [&](int64_t first, int64_t i, int64_t o, V even, V odd) {
+        const H low = to_half(even), high = to_half(odd);
+        uint16_t *pairs = to + first + i * s.chunk + 2 * o;
+        for (int lane = 0; lane < LANES; lane++) pairs[2 * lane] = low[lane], pairs[2 * lane + 1] = high[lane];
     });
 }
 
@@ -200,7 +238,8 @@ static void convolve_few(const Shape &s, const float *in, const float *weight, c
     });
 }
 
-static void winograd(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
+template <class Number>
+static void winograd(const Shape &s, const float *in, const Number *weight, const float *bias, float *out) {
     const int64_t tiles = s.images * divided(s.rows, 4) * divided(s.columns, 4), size = TILES;
     parallel(divided(tiles, size), s.threads, [&](int64_t item) {
         winograd_tiles(s, item * size, tiles - item * size < size ? tiles - item * size : size, in, weight, bias, out);

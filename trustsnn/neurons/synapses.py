@@ -205,9 +205,10 @@ class Synapses:
     def backward_method(self) -> Method:
         if convolution.few(self.weight, self.geometry, transposed=True):
             return "few"
+        half = self.half and self.geometry.groups == 1 and convolution.has_half()
         if convolution.tiles(self.weight, self.geometry, transposed=True):
-            return "tiles"
-        return "half" if self.half and self.geometry.groups == 1 and convolution.has_half() else "sum"
+            return "half tiles" if half else "tiles"
+        return "half" if half else "sum"
 
     def packed(self, weight: Tensor, method: Method, *, transposed: bool = False) -> Packed:
         """`weight` laid out for the native kernel; kept while the weights are fixed."""
