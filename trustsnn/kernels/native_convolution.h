@@ -285,26 +285,31 @@ static int64_t convolve_image(const Shape &s, const float *in, const float *weig
     return dense ? size : image.count;
 }
 
+// Calls `work(shape, first pixel of the input, first pixel of the result)` for each image. Where every pixel is for itself (a
+// linear layer) all of them, whatever their image, are cut into rows that share weights instead. Each row reads the whole
+// weight, maybe from memory, so they are long.
+template <class Work>
+static void for_images(const Shape &s, const Work &work) {
+    const int64_t pixels = s.images * s.height * s.width, share = divided(pixels, s.threads);
+    if (s.kernel_h * s.kernel_w * s.stride_h * s.stride_w * s.up_h * s.up_w != 1 || s.top || s.left) {
+        parallel(s.images, s.threads, [&](int64_t image) { work(s, image * s.height * s.width, image * s.rows * s.columns); });
+        return;
+    }
+    const int64_t size = share < 16 ? 16 : share > 128 ? 128 : share;
+    parallel(divided(pixels, size), s.threads, [&](int64_t item) {
+        Shape row = s;
+        row.images = row.height = row.rows = 1;
+        row.width = row.columns = pixels - item * size < size ? pixels - item * size : size;
+        work(row, item * size, item * size);
+    });
+}
+
 static void convolve(const Shape &s, const float *in, const float *weight, const float *bias, float *out, int64_t *active) {
     std::atomic<int64_t> found{0};
     const bool past = s.outputs % s.groups == 0 && s.outputs / s.groups % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
                       s.images * s.rows * s.columns * s.outputs * 4 >= STREAM_BYTES;
-    if (s.kernel_h * s.kernel_w * s.stride_h * s.stride_w * s.up_h * s.up_w == 1 && !s.top && !s.left) {
-        // Every pixel is for itself (a linear layer): cut all of them, whatever their image, into rows that share weights. Each row
-        // reads the whole weight, maybe from memory, so they are long.
-        const int64_t pixels = s.images * s.height * s.width, share = divided(pixels, s.threads);
-        const int64_t size = share < 16 ? 16 : share > 128 ? 128 : share;
-        parallel(divided(pixels, size), s.threads, [&](int64_t item) {
-            Shape row = s;
-            row.images = row.height = row.rows = 1;
-            row.width = row.columns = pixels - item * size < size ? pixels - item * size : size;
-            found += convolve_image(row, in + item * size * s.inputs, weight, bias, out + item * size * s.outputs, past);
-        });
-    } else {
-        parallel(s.images, s.threads, [&](int64_t item) {
-            found += convolve_image(s, in + item * s.height * s.width * s.inputs, weight, bias,
-                                    out + item * s.rows * s.columns * s.outputs, past);
-        });
-    }
+    for_images(s, [&](const Shape &part, int64_t from, int64_t to) {
+        found += convolve_image(part, in + from * s.inputs, weight, bias, out + to * s.outputs, past);
+    });
     *active = found;
 }

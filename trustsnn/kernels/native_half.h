@@ -67,15 +67,15 @@ static void convolve_dense_bf16(const Shape &s, const uint16_t *pixels, const ui
 
 static void convolve_bf16(const Shape &s, const float *in, const uint16_t *weight, float *out) {
     const int64_t chunks = divided(s.outputs, s.chunk), packed = s.kernel_h * s.kernel_w * paired(s) * s.chunk;
-    parallel(s.images, s.threads, [&](int64_t item) {
-        const uint16_t *pixels = padded_half(s, in + item * s.height * s.width * s.inputs);
+    for_images(s, [&](const Shape &part, int64_t from, int64_t to) {
+        const uint16_t *pixels = padded_half(part, in + from * s.inputs);
         for (int64_t k = 0; k < chunks; k++) {
-            float *to = out + item * s.rows * s.columns * s.outputs + k * s.chunk;
+            float *here = out + to * s.outputs + k * s.chunk;
             const int64_t room = s.outputs - k * s.chunk < s.chunk ? s.outputs - k * s.chunk : s.chunk;
             switch (s.chunk) {
-                case 16: convolve_dense_bf16<1>(s, pixels, weight + k * packed, to, room); break;
-                case 32: convolve_dense_bf16<2>(s, pixels, weight + k * packed, to, room); break;
-                case 64: convolve_dense_bf16<4>(s, pixels, weight + k * packed, to, room); break;
+                case 16: convolve_dense_bf16<1>(part, pixels, weight + k * packed, here, room); break;
+                case 32: convolve_dense_bf16<2>(part, pixels, weight + k * packed, here, room); break;
+                case 64: convolve_dense_bf16<4>(part, pixels, weight + k * packed, here, room); break;
             }
         }
     });

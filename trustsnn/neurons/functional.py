@@ -15,11 +15,12 @@ from trustsnn.kernels import accelerated, lif
 from trustsnn.kernels.lif import Keep
 from trustsnn.neurons.dynamics import Dynamics
 from trustsnn.neurons.estimator import STBP, GradientEstimator, LayerRecord, cache_sized
+from trustsnn.neurons.operation import Gradient, Operation
 
 Arguments = tuple[Any, ...]
 
 
-class _Fire(torch.autograd.Function):
+class _Fire(Operation):
     @staticmethod
     def forward(
         current: Tensor, leak: Tensor, threshold: Tensor, steps: int, dynamics: Dynamics, estimator: GradientEstimator, keep: Keep
@@ -55,8 +56,8 @@ class _Fire(torch.autograd.Function):
         return _over_samples(_Fire.apply, info.batch_size, in_dims, arguments, sequences=(0,), results=2)
 
 
-class _FireBackward(torch.autograd.Function):
-    """The gradients of `_Fire` with respect to current, leak and threshold. It has no derivative of its own."""
+class _FireBackward(Gradient):
+    """The gradients of `_Fire` with respect to current, leak and threshold."""
 
     @staticmethod
     def forward(
@@ -88,17 +89,6 @@ class _FireBackward(torch.autograd.Function):
             to_current = result.current.sum(0, keepdim=True) if given < steps else result.current
             sums = [s if s is not None else to_spikes.new_zeros(()) for s in (result.leak, result.threshold)]
         return to_current, sums[0].to(leak.dtype), sums[1].to(threshold.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Arguments, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise ModelContractError(
-            "A spiking layer has no second derivative: its backward pass is a gradient estimator's, not a function's. "
-            "Differentiate once, without create_graph."
-        )
 
     @staticmethod
     def vmap(info: Any, in_dims: Arguments, *arguments: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trustsnn.errors import ModelContractError
 from trustsnn.kernels import accelerated, convolution
 from trustsnn.kernels.convolution import Geometry, Method, Packed
+from trustsnn.neurons.operation import Gradient, Operation
 
 # Above this share of active inputs a layer that is in training goes through the dense convolution (benchmarks/scaling.py).
 _SPARSE = {"native": 0.5, "numba": 0.2}
@@ -20,19 +21,7 @@ _SPARSE_LINEAR = {"native": 0.5, "numba": 0.1}
 _SAMPLES = 64
 
 
-class _Gradient(torch.autograd.Function):
-    """A gradient, which has no derivative of its own."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise ModelContractError("An event-driven layer has no second derivative. Differentiate once, without create_graph.")
-
-
-class _Convolve(torch.autograd.Function):
+class _Convolve(Operation):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, spikes: bool, synapses: Synapses) -> Tensor:
         if accelerated(x) == "native":
@@ -61,7 +50,7 @@ class _Convolve(torch.autograd.Function):
         return _over_images(_Convolve.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToInput(_Gradient):
+class _ToInput(Gradient):
     @staticmethod
     def forward(to_out: Tensor, weight: Tensor, size: tuple[int, int], synapses: Synapses) -> Tensor:
         if accelerated(to_out) == "native":
@@ -75,7 +64,7 @@ class _ToInput(_Gradient):
         return _over_images(_ToInput.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToWeight(_Gradient):
+class _ToWeight(Gradient):
     @staticmethod
     def forward(to_out: Tensor, x: Tensor, synapses: Synapses) -> Tensor:
         kernel = (synapses.weight.shape[2], synapses.weight.shape[3])
@@ -110,7 +99,7 @@ def _one_by_one(
     return torch.stack(parts), 0
 
 
-class _Pool(torch.autograd.Function):
+class _Pool(Operation):
     @staticmethod
     def forward(images: Tensor) -> Tensor:
         return convolution.pool(images)
@@ -129,7 +118,7 @@ class _Pool(torch.autograd.Function):
         return _over_images(_Pool.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToPooled(_Gradient):
+class _ToPooled(Gradient):
     @staticmethod
     def forward(to_out: Tensor, size: tuple[int, int]) -> Tensor:
         return convolution.pool_gradient(to_out, size)
@@ -205,7 +194,7 @@ class Synapses:
     def backward_method(self) -> Method:
         if convolution.few(self.weight, self.geometry, transposed=True):
             return "few"
-        half = self.half and self.geometry.groups == 1 and convolution.has_half()
+        half = self.half and not self.flat and self.geometry.groups == 1 and convolution.has_half()
         if convolution.tiles(self.weight, self.geometry, transposed=True):
             return "half tiles" if half else "tiles"
         return "half" if half else "sum"
