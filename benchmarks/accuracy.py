@@ -1,15 +1,16 @@
 """Accuracy after training with each set of kernels, over several seeds: the fast paths are to train what the plain one trains.
 
-python benchmarks/accuracy.py --data digits --epochs 10
+python benchmarks/accuracy.py
+python benchmarks/accuracy.py --data cifar10 --network vgg9 --epochs 2 --kernels native,torch
 """
 
 from __future__ import annotations
 
-from harness import begin, options
+from harness import begin, kernels, options
 from report import Report
 
-from trustsnn import kernels
 from trustsnn.data import load
+from trustsnn.kernels import convolution, using
 from trustsnn.models import build
 from trustsnn.statistics import proportion
 from trustsnn.training import TrainConfig, accuracy, train
@@ -23,16 +24,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="(default %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="(default %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--kernels", default="native,numba,torch", help="trustsnn's (default %(default)s)")
     given = begin(parser)
+    contenders = [(name, name, False) for name in kernels(given.kernels)]
+    if ("native", "native", False) in contenders and convolution.has_half():
+        contenders.insert(1, ("native, bf16 input gradient", "native", True))
     data, test = load(given.data, "train"), load(given.data, "test")
     rows = []
-    for name in kernels.available():
+    for name, kernel, half in contenders:
         figures = []
         for seed in range(given.seeds):
             model = build(given.network, input_shape=data.sample_shape, classes=len(data.classes), domain=data.domain, seed=seed)
-            with kernels.using(name):
+            model.half_gradients = half
+            with using(kernel):
                 train(model, data, TrainConfig(epochs=given.epochs, batch_size=given.batch, seed=seed))
-            with kernels.using("torch"):
+            with using("torch"):
                 figures.append(accuracy(model, test)["value"])
         total = proportion(round(sum(figures) * len(test)), given.seeds * len(test))
         each = ", ".join(f"{value:.2%}" for value in figures)
