@@ -29,8 +29,8 @@ READOUTS = {
 class SpikingNetwork(nn.Module):
     """Encoder, layers, readout. `forward(x)` gives logits [B, K]; `unroll(x)` gives a `Trace`.
 
-    `half_gradients` lets gradients with respect to a layer's input multiply in bfloat16 where the processor can: faster, good
-    to .3 %; the forward pass and the weights' gradients stay in float32.
+    `half_gradients` lets gradients with respect to a layer's input multiply in bfloat16 where the processor can: faster, and
+    good to 3 % a layer without bias; the forward pass and the weights' gradients stay in float32.
 
     `memory` bounds the activations of an evaluation, in bytes: a batch is cut into blocks that fit. No figure depends on it.
 

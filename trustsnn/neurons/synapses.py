@@ -19,6 +19,7 @@ _SPARSE = {"native": 0.5, "numba": 0.2}
 # The same for a linear layer, and how many samples it takes to pay for laying out its weights.
 _SPARSE_LINEAR = {"native": 0.5, "numba": 0.1}
 _SAMPLES = 64
+_COUNTED = 16  # samples whose active inputs are counted, evenly over the batch and its time steps
 
 
 class _Convolve(Operation):
@@ -224,7 +225,8 @@ class Synapses:
             return kernel == "native" or spikes
         if not images.requires_grad or (self.flat and len(images) < _SAMPLES):
             return False
-        return convolution.density(images.detach()) <= (_SPARSE_LINEAR if self.flat else _SPARSE)[kernel]
+        some = images.detach()[:: max(1, len(images) // _COUNTED)]
+        return convolution.density(convolution.channels_last(some)) <= (_SPARSE_LINEAR if self.flat else _SPARSE)[kernel]
 
     def _dense(self, images: Tensor) -> Tensor:
         if self.flat:
