@@ -56,7 +56,7 @@ namespace {
 
 enum Surrogate { TRIANGULAR, RECTANGULAR, ATAN, SIGMOID, EXPONENTIAL, STE };
 enum Flag { HARD = 1, STRICT = 2, DETACH = 4, HALF = 8, CONSTANT = 16, LEAKY = 32, RECOMPUTE = 64 };
-const int64_t SPAN = 32768;  // neurons that a thread takes through all steps at a time: their state stays in the L2 cache
+const int64_t SPAN = 16384;  // neurons that a thread takes through all steps at a time: their state stays in the L2 cache
 const int64_t RECOMPUTED = 1 << 16;  // membranes of a span that the backward pass makes again
 const int64_t WEIGHT_CHUNK = 32;  // outputs that the weight gradient takes at a time
 const int64_t BAND_BYTES = 40 << 10;  // of the gradient of a band of rows, for the weight gradient
