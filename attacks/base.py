@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trustsnn.attacks.losses import LOSSES, check_loss
+from trustsnn.attacks.losses import check_loss, raised
 from trustsnn.attacks.norms import check_norm
 from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
 from trustsnn.errors import ConfigError, DataError
@@ -23,11 +23,15 @@ from trustsnn.rng import Draws
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Adversarial samples [B, ...] in [0, 1], and what was seen of the gradient at the attack's first step, per sample."""
+    """Adversarial samples [B, ...] in [0, 1], and what was seen of the gradient at the attack's first step, per sample.
+
+    `queries` [B], where an attack counts them: forward passes that the sample took part in.
+    """
 
     adversarial: Tensor
     zero_gradient: Tensor
     nonfinite_gradient: Tensor
+    queries: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,9 @@ class Attack(ABC):
 
     Args:
         eps: radius of the ball, in input units, at least 0.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", "l1" or "l0", as far as the attack has it (`norms`).
         targeted: move towards a class drawn per sample (never the label) instead of away from the label.
-        loss: "ce" or "margin".
+        loss: "ce", "margin", "margin-ties" or "dlr".
         eot: for stochastic models, draws that each gradient is averaged over (expectation over transformation,
             Athalye 2018); ignored for deterministic ones.
         estimator: how spikes are differentiated; None leaves it to the model.
@@ -56,6 +60,7 @@ class Attack(ABC):
     seed: int = 0
 
     name: ClassVar[str]
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps >= 0):
@@ -66,7 +71,7 @@ class Attack(ABC):
                 raise ConfigError(f"Expected {setting.name} of {self.name} as {kind}, got {value!r}.")
         if self.eot < 1:
             raise ConfigError(f"Expected eot of at least 1, got {self.eot}.")
-        check_norm(self.norm)
+        check_norm(self.norm, self.norms)
         check_loss(self.loss)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> Tensor:
@@ -89,18 +94,12 @@ class Attack(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The threat as plain values, for the key of a cell."""
-        return {
-            "attack": self.name,
-            "norm": self.norm,
-            "eps": float(self.eps),
-            "targeted": self.targeted,
-            "loss": self.loss,
-            "eot": self.eot,
-        }
+        settings = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("estimator", "seed")}
+        return {"attack": self.name, **settings, "eps": float(self.eps)}
 
     def gradient(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses and the direction of the gradient of the loss to raise at `x`, for a stochastic model of its mean
-        over `eot` draws. The direction's length says nothing."""
+        over `eot` draws. The direction's length says nothing. The draws name the samples to estimators that keep statistics."""
         parts = [input_gradient(model, x, goal, self._raised, each) for each in self._transformations(model, draws)]
         if len(parts) == 1:
             return parts[0].logits, parts[0].losses, parts[0].direction
@@ -117,18 +116,18 @@ class Attack(ABC):
         return logits, self._raised(logits, goal).double().nan_to_num(-torch.inf)
 
     def _raised(self, logits: Tensor, goal: Tensor) -> Tensor:
-        return LOSSES[self.loss](logits, goal) * (-1 if self.targeted else 1)
+        return raised(self.loss, logits, goal)
 
-    def _transformations(self, model: nn.Module, draws: Draws) -> list[Draws | None]:
-        return [draws.child("eot", k) for k in range(self.eot)] if is_stochastic(model) else [None]
+    def _transformations(self, model: nn.Module, draws: Draws) -> list[Draws]:
+        return [draws.child("eot", k) for k in range(self.eot if is_stochastic(model) else 1)]
 
     def goal(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-        """The class that the loss is about: the label, or in a targeted attack a drawn other one."""
+        """What the loss is about: labels [B], or in a targeted attack pairs [B, 2] of label and a drawn other class."""
         if not self.targeted:
             return y
         classes = predict(model, x[:1], draws.select([0])).shape[1]
         offset = (draws.child("target").uniform(()) * (classes - 1)).long().clamp_max(classes - 2) + 1
-        return (y + offset.to(y.device)) % classes
+        return torch.stack([y, (y + offset.to(y.device)) % classes], 1)
 
 
 def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -1,7 +1,4 @@
-"""When an evaluation cannot be trusted: typed findings, each with its evidence, threshold and source.
-
-This is the first part of the list: what a single audit sees without extra attacks.
-"""
+"""When an evaluation cannot be trusted: typed findings, each with its evidence, threshold and source."""
 
 from __future__ import annotations
 
@@ -12,7 +9,12 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 ZERO_GRADIENT_LIMIT = 0.05
-ONE_STEP_LEVEL = 0.01
+LEVEL = 0.01  # of the paired tests below
+MORE_STEPS_LIMIT = 0.005
+BLACK_BOX_LIMIT = 0.01
+MASKING_LIMIT = 0.2
+TIE_LIMIT = 0.01
+UNBOUNDED_LIMIT = 0.01
 
 
 def _finding(kind: str, message: str, evidence: dict[str, Any], threshold: float, source: str) -> dict[str, Any]:
@@ -51,18 +53,22 @@ def nonfinite_gradients(bad: NDArray[np.bool_]) -> list[dict[str, Any]]:
     ]
 
 
+def _more_often(broken: NDArray[np.bool_], broken_otherwise: NDArray[np.bool_]) -> tuple[int, int, float]:
+    """Samples that only the first broke, that only the second broke, and the p-value of the first breaking more
+    (McNemar: a one-sided binomial test on these samples)."""
+    only, only_otherwise = int((broken & ~broken_otherwise).sum()), int((~broken & broken_otherwise).sum())
+    if only <= only_otherwise:
+        return only, only_otherwise, 1.0
+    return only, only_otherwise, float(binomtest(only, only + only_otherwise, 0.5, alternative="greater").pvalue)
+
+
 def one_step_beats_iterative(one_step: NDArray[np.bool_], iterative: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Finding on an iterative attack that breaks fewer samples than one step of the same budget.
 
-    Both arrays say per sample, in the same order, whether the model stays correct. Paired one-sided binomial test on the
-    samples that only one of the two breaks (McNemar), at level 0.01.
+    Both arrays say per sample, in the same order, whether the model stays correct. Paired test at level 0.01.
     """
-    only_one_step = int((~one_step & iterative).sum())
-    only_iterative = int((one_step & ~iterative).sum())
-    if only_one_step <= only_iterative:
-        return []
-    p_value = float(binomtest(only_one_step, only_one_step + only_iterative, 0.5, alternative="greater").pvalue)
-    if p_value >= ONE_STEP_LEVEL:
+    only_one_step, only_iterative, p_value = _more_often(~one_step, ~iterative)
+    if p_value >= LEVEL:
         return []
     return [
         _finding(
@@ -70,17 +76,123 @@ def one_step_beats_iterative(one_step: NDArray[np.bool_], iterative: NDArray[np.
             f"One gradient step broke {only_one_step} samples that the iterative attack did not, against {only_iterative} the "
             "other way round. An iterative attack is stronger unless its gradients mislead it.",
             {"broken_by_one_step_only": only_one_step, "broken_by_iterative_only": only_iterative, "p_value": p_value},
-            ONE_STEP_LEVEL,
+            LEVEL,
             "Athalye 2018, section 3.1; paired test: trustsnn's own",
         )
     ]
 
 
-def domain_violated(
-    linf: NDArray[np.float32], l2: NDArray[np.float32], norm: str, eps: float, low: float, high: float
-) -> list[dict[str, Any]]:
-    """Finding where a perturbation left its ball, or a sample the domain [0, 1]."""
-    largest = float((linf if norm == "linf" else l2).max())
+def more_steps_still_gain(fewer: NDArray[np.bool_], more: NDArray[np.bool_], steps: tuple[int, int]) -> list[dict[str, Any]]:
+    """Finding where twice the steps of the same attack break more than half a point more samples, in a paired test at
+    level 0.01. Both arrays say per sample whether the model stays correct; `steps` are those of the two."""
+    only_more, only_fewer, p_value = _more_often(~more, ~fewer)
+    gain = (only_more - only_fewer) / max(1, len(more))
+    if gain <= MORE_STEPS_LIMIT or p_value >= LEVEL:
+        return []
+    return [
+        _finding(
+            "more-steps-still-gain",
+            f"With {steps[1]} steps instead of {steps[0]} the same attack broke {gain:.1%} more of the samples: it had not "
+            "converged, and still more steps may break more.",
+            {"steps": list(steps), "gain": gain, "p_value": p_value, "count": len(more)},
+            MORE_STEPS_LIMIT,
+            "Pintor 2022, Carlini 2019; threshold: half a point",
+        )
+    ]
+
+
+def masked(own: NDArray[np.bool_], all_of_them: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Finding where the model's own surrogate misleads an attack: PGD through it leaves at least 20 points more of the
+    samples correct than the ensemble over gradient estimators does. Arrays as above."""
+    gap = float(own.mean() - (own & all_of_them).mean()) if len(own) else 0.0
+    if gap < MASKING_LIMIT:
+        return []
+    return [
+        _finding(
+            "gradient-masking",
+            f"Attacks through the model's own surrogate leave {own.mean():.1%} of the samples correct, the ensemble over gradient "
+            f"estimators {(own & all_of_them).mean():.1%}: the model's own gradient hides directions that break it. A robustness "
+            "measured through that gradient alone is worth nothing here.",
+            {"own_surrogate": float(own.mean()), "ensemble": float((own & all_of_them).mean()), "gap": gap, "count": len(own)},
+            MASKING_LIMIT,
+            "Athalye 2018; threshold: trustsnn's own",
+        )
+    ]
+
+
+def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict[str, Any]]:
+    """Finding where an attack without the model's gradients broke samples that every attack with them left standing: more
+    than a point of all `count` samples. `kind` is "black-box" or "transfer"; it `tried` the survivors and broke some."""
+    if count == 0 or broken / count <= BLACK_BOX_LIMIT:
+        return []
+    how = "from the model's outputs alone" if kind == "black-box" else "by way of its ANN twin"
+    return [
+        _finding(
+            f"{kind}-beats-white-box",
+            f"An attack {how} broke {broken} of the {tried} samples that all attacks through the model's gradients had left "
+            "standing. Those gradients mislead.",
+            {"tried": tried, "broken": broken, "count": count, "share": broken / count},
+            BLACK_BOX_LIMIT,
+            "Athalye 2018, section 3.1; Carlini 2019; threshold: one point",
+        )
+    ]
+
+
+def unbounded_attack_fails(correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Finding where a model stays correct although the attack may turn every input into any other (eps = 1 in L-inf)."""
+    left = float(correct.mean()) if len(correct) else 0.0
+    if left <= UNBOUNDED_LIMIT:
+        return []
+    return [
+        _finding(
+            "unbounded-attack-fails",
+            f"With no bound on the perturbation the attack still left {left:.1%} of the samples correct. An attack that works "
+            "leaves none.",
+            {"accuracy": left, "count": len(correct)},
+            UNBOUNDED_LIMIT,
+            "Athalye 2018, section 3.1; Carlini 2019; threshold: one point",
+        )
+    ]
+
+
+def tied(ties: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Finding where the highest two logits of clean samples are equal: losses are flat there, and the predicted class is a
+    matter of order. `ties` says so per sample."""
+    share = float(ties.mean()) if len(ties) else 0.0
+    if share <= TIE_LIMIT:
+        return []
+    return [
+        _finding(
+            "tied-logits",
+            f"The two highest logits of {share:.1%} of the samples are exactly equal. Which class then counts as predicted is "
+            "chance, and attack losses are flat. Read the membrane out instead of spike counts, or take more time steps.",
+            {"share": share, "count": len(ties)},
+            TIE_LIMIT,
+            "trustsnn's own: logits that are spike counts have T + 1 levels",
+        )
+    ]
+
+
+def input_rounded(unchanged: NDArray[np.bool_], noise: float) -> list[dict[str, Any]]:
+    """Finding where noise far above a float's precision but below a step of 8-bit pixels changes no output of any sample:
+    the model rounds its input, or ignores it."""
+    if not len(unchanged) or not unchanged.all():
+        return []
+    return [
+        _finding(
+            "input-rounded",
+            f"Noise of ±{noise:.2g} on every pixel changed not one output of {len(unchanged)} samples: the model rounds or "
+            "discards its input inside, so its gradient is not that of the function it computes.",
+            {"noise": noise, "count": len(unchanged)},
+            noise,
+            "Guo 2018 as broken by Athalye 2018; trustsnn's own test",
+        )
+    ]
+
+
+def domain_violated(largest: float, eps: float, low: float, high: float) -> list[dict[str, Any]]:
+    """Finding where the largest perturbation, in the norm of the threat, left the ball of radius `eps`, or a value the domain
+    [0, 1]."""
     if largest <= eps * (1 + 1e-4) + 1e-6 and low >= 0 and high <= 1:
         return []
     return [

@@ -49,6 +49,7 @@ def page(record: Record, summary: Json) -> str:
         checked=limits.checked(record),
         unchecked=limits.unchecked(record),
         rows=_rows(record, summary),
+        ensembles=_ensembles(summary),
         command=_command(summary["config"]),
     )
     return text if text.endswith("\n") else text + "\n"
@@ -167,6 +168,16 @@ def _rows(record: Record, summary: Json) -> list[dict[str, Any]]:
     lines = {line["key"]: line for line in summary["cells"]}
     missing = {"status": "missing", "accuracy": None}
     return [{"key": key, "cell": cell, **_shown(lines.get(key, missing))} for key, cell in record.plan.items()]
+
+
+def _ensembles(summary: Json) -> list[dict[str, Any]]:
+    """What each attack of an ensemble tried and broke, for each (norm, eps)."""
+    found = []
+    for line in summary["cells"]:
+        members = line["diagnostics"].get("members")
+        if isinstance(members, list) and members:
+            found.append({"threat": line["cell"]["threat"], "members": members})
+    return found
 
 
 def _shown(line: Json) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trustsnn.reports.record import Json, Record, is_clean
 from trustsnn.reports.wording import attack_text, count_text, eps_text, estimator_text, joined, norm_text
 
-_GRADIENT = {"fgsm", "pgd", "apgd", "mim", "cw"}
+_GRADIENT = {"fgsm", "r-fgsm", "mi-fgsm", "pgd", "pgd0", "apgd", "sapgd", "cw", "deepfool"}
 
 
 def checked(record: Record) -> list[str]:
@@ -21,7 +21,7 @@ def checked(record: Record) -> list[str]:
         names = list(dict.fromkeys(attack_text(cell["threat"]) for cell in here))
         sizes = [eps_text(eps) for eps in sorted({cell["threat"]["eps"] for cell in here})]
         texts.append(f"{joined(names)} within {norm_text(norm)} {joined(sizes)}, in input units.")
-    estimators = list(dict.fromkeys(estimator_text(cell.get("estimator")) for cell in attacks))
+    estimators = list(dict.fromkeys(estimator_text(each) for cell in attacks for each in _estimators(cell)))
     if estimators:
         texts.append(f"Gradients through the spikes by {joined(estimators)}.")
     return texts
@@ -48,7 +48,7 @@ def unchecked(record: Record) -> list[str]:
         texts.append("Perturbations larger than those listed, and changes that no norm bounds (rotation, weather, patches).")
     if attacks and {cell["threat"]["attack"] for cell in attacks} <= _GRADIENT:
         texts.append("Attacks that need no gradient. Where gradients mislead, such an attack can succeed although these failed.")
-    if len({str(cell.get("estimator")) for cell in attacks}) == 1:
+    if len({str(each) for cell in attacks for each in _estimators(cell)}) == 1:
         texts.append("Other ways to differentiate a spike: only one gradient estimator was used, and attacks depend on it.")
     if record.head["model"].get("spec", {}).get("stochastic") and all(cell["threat"].get("eot", 1) == 1 for cell in attacks):
         texts.append("Averaging over the model's own randomness (EOT): the model is stochastic, each gradient saw one draw.")
@@ -58,6 +58,12 @@ def unchecked(record: Record) -> list[str]:
         "Privacy of the training data, backdoors, tampering with the weights, and data that differ from the audited ones."
     )
     return texts
+
+
+def _estimators(cell: Json) -> list[Json | None]:
+    """How an attack differentiates spikes: one way, or those of an ensemble; None (or nothing said) is the model's own."""
+    of_an_ensemble = cell["threat"].get("estimators")
+    return [each or None for each in of_an_ensemble.values()] if of_an_ensemble else [cell.get("estimator")]
 
 
 def _attacks(record: Record) -> list[Json]:

@@ -6,7 +6,20 @@ import math
 from fractions import Fraction
 from typing import Any
 
-_NAMES = {"none": "No attack", "fgsm": "FGSM", "pgd": "PGD", "apgd": "APGD", "mim": "MIM", "cw": "C&W", "square": "Square"}
+_NAMES = {
+    "none": "No attack",
+    "fgsm": "FGSM",
+    "r-fgsm": "R+FGSM",
+    "mi-fgsm": "MI-FGSM",
+    "pgd": "PGD",
+    "pgd0": "PGD-0",
+    "apgd": "APGD",
+    "sapgd": "SA-PGD",
+    "cw": "C&W",
+    "deepfool": "DeepFool",
+    "square": "Square",
+    "snn-autoattack": "SNN-AutoAttack",
+}
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
@@ -88,6 +101,9 @@ def parameters_text(threat: dict[str, Any]) -> str:
         parts.append(f"{threat['eot']} draws averaged")
     if threat.get("targeted"):
         parts.append("targeted")
+    if "members" in threat:
+        parts = [f"profile {threat['profile']}", count_text(len(threat["members"]), "attack")]
+        return ", ".join(parts + ([f"{threat['eot']} draws averaged"] if threat.get("eot", 1) != 1 else []))
     known = {"attack", "norm", "eps", "steps", "step_size", "restarts", "loss", "eot", "targeted"}
     parts += [_setting(name, threat[name]) for name in sorted(set(threat) - known)]
     return ", ".join(parts) or "–"

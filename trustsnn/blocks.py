@@ -8,7 +8,8 @@ samples are `independent` has that without padding, and its blocks are as large 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn.errors import ModelContractError
+from trustsnn.neurons.estimator import follow, mean_over_time
 from trustsnn.rng import Draws
 
 BLOCK = 32
@@ -81,6 +83,16 @@ def predict(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Tensor:
         return torch.cat([_forward(model, b, d)[: s.stop - s.start] for s, b, d in _blocks(model, x, draws)])
 
 
+def _numbered(ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Each id with how often it came before: equal samples have equal ids, and are two samples all the same."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in ids:
+        names.append((name, seen[name]))
+        seen[name] += 1
+    return names
+
+
 class InputGradient(NamedTuple):
     """Logits [B, K], losses [B], and the gradient of each sample's loss: `direction` [B, ...] times `scale` [B] (double).
 
@@ -95,7 +107,11 @@ class InputGradient(NamedTuple):
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: Draws | None = None) -> InputGradient:
-    """The gradient of `loss(logits, y)`, one value a sample, with respect to `x`. Call inside `frozen(model)`."""
+    """The gradient of `loss(logits, y)`, one value a sample, with respect to `x`. Call inside `frozen(model)`.
+
+    The ids of `draws` tell a gradient estimator that keeps statistics which samples these are.
+    """
+    names = _numbered(draws.ids) if draws is not None else []
     logits, losses, scales, direction = [], [], [], torch.zeros_like(x)
     for rows, block, here in _blocks(model, x, draws):
         leaf = block.detach().clone().requires_grad_()
@@ -107,6 +123,8 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss, draws: Dr
         scale = to_logits.abs().amax(1)
         if output.requires_grad:
             seed = torch.zeros_like(output)
+            if draws is not None:
+                follow(model, [*names[rows], *[None] * (len(block) - count)])
             seed[:count] = (to_logits / torch.where(scale > 0, scale, 1.0)[:, None]).to(output.dtype)
             (found,) = torch.autograd.grad(output, leaf, seed, allow_unused=True)
             if found is not None:
@@ -136,7 +154,7 @@ def observe(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Observat
         for rows, block, here in _blocks(model, x, draws):
             count = rows.stop - rows.start
             trace = unroll(block, here) if is_stochastic(model) else unroll(block)
-            logits.append(trace.logits.mean(0)[:count])
+            logits.append(mean_over_time(trace.logits)[:count])
             for name, counts in trace.spike_counts.items():
                 fired, places = spikes.get(name, (0, 0))
                 spikes[name] = fired + int(counts[:count].sum(dtype=torch.float64)), places + counts[:count].numel() * trace.steps

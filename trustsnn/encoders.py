@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trustsnn.errors import ConfigError, ModelContractError
+from trustsnn.neurons.estimator import over_time
 from trustsnn.rng import Draws
 
 Generator = Draws | torch.Generator | None
@@ -30,7 +31,7 @@ class _Poisson(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].sum(0), None
+        return over_time(gradients[0]), None
 
 
 def poisson(x: Tensor, steps: int, generator: Generator = None) -> Tensor:

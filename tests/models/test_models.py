@@ -273,3 +273,18 @@ def test_weights_changed_between_two_evaluations_are_seen():
         parameter.data.mul_(1.5)
     with frozen(model):
         assert not torch.equal(predict(model, x), before)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 6, 8, 10])
+def test_logits_of_any_number_of_steps_do_not_depend_on_the_batch(steps):
+    """torch's own mean over time adds in an order that depends on a sample's place in memory."""
+    torch.manual_seed(0)
+    model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.25, steps=steps)
+    with torch.no_grad():
+        for _ in range(10):
+            model(torch.rand(16, 1, 8, 8))
+    x = torch.rand(70, 1, 8, 8)
+    with frozen(model):
+        whole = predict(model, x)
+        for size in (1, 7, 33):
+            assert torch.equal(torch.cat([predict(model, part) for part in x.split(size)]), whole)

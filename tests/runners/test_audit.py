@@ -318,7 +318,6 @@ def test_eps_is_a_number_or_a_fraction():
         ({"samples": 0}, "samples"),
         ({"batch_size": 0}, "batch_size"),
         ({"attacks": [{"attack": "pgd", "steps": 3}]}, "unknown key"),
-        ({"attacks": [{"attack": "pgd", "estimator": {"width": -1}}]}, "width"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
@@ -334,6 +333,10 @@ def test_wrong_settings_are_named(settings, message):
         ({"attacks": [{"attack": "pgd", "settings": {"steps": 2.5}}]}, "steps of pgd as int"),
         ({"attacks": [{"attack": "pgd", "settings": {"early_stop": "no"}}]}, "early_stop of pgd as bool"),
         ({"attacks": ATTACKS + ATTACKS}, "are the same"),
+        ({"attacks": [{"attack": "pgd", "estimator": {"width": -1}}]}, "positive surrogate width"),
+        ({"attacks": [{"attack": "pgd", "estimator": {"name": "harp"}}]}, "Did you mean 'hart'"),
+        ({"attacks": [{"attack": "pgd", "estimator": {"name": "rga", "width": 1}}]}, "no setting width"),
+        ({"attacks": [{"attack": "snn-autoattack", "settings": {"loss": "dlr"}}]}, "brings its own"),
         ({"norms": ["l7"]}, "Known: linf, l2"),
         ({"gates": ["robust_accuracy[linf,0.3] >= 0.1"]}, "not audited"),
         ({"gates": ["__import__('os')"]}, "Expected a gate"),

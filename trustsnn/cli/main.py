@@ -70,6 +70,12 @@ def _attacks() -> dict[str, str]:
     return ATTACKS.describe()
 
 
+def _estimators() -> dict[str, str]:
+    from trustsnn.attacks.estimators import ESTIMATORS
+
+    return ESTIMATORS.describe()
+
+
 def _models() -> dict[str, str]:
     from trustsnn.models.catalogue import MODELS
 
@@ -90,6 +96,7 @@ def _profiles() -> dict[str, str]:
 
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "attacks": _attacks,
+    "estimators": _estimators,
     "models": _models,
     "datasets": _datasets,
     "profiles": _profiles,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models.spec import Domain, ModelSpec, Trace
+from trustsnn.neurons.estimator import mean_over_time
 
 
 class WrappedModel(nn.Module):
@@ -22,7 +23,7 @@ class WrappedModel(nn.Module):
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
         """Logits [B, K]. A module that gives one row of logits a time step, [T, B, K], is averaged over T."""
-        return self._outputs(x).mean(0)
+        return mean_over_time(self._outputs(x))
 
     def unroll(self, x: Tensor, generator: Generator = None) -> Trace:
         """The outputs as a trace; spike counts are empty, since a foreign module's neurons are not known."""

@@ -15,6 +15,7 @@ from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
+from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.neurons.normalised import can_normalise, normalised_fire
 from trustsnn.neurons.synapses import Synapses, average_pool
 
@@ -59,7 +60,7 @@ class SpikingNetwork(nn.Module):
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
         """Logits [B, K] of a batch [B, *spec.input_shape]. A stochastic encoder needs `generator`."""
-        return self._run(x, generator)[0].mean(0)
+        return mean_over_time(self._run(x, generator)[0])
 
     def unroll(self, x: Tensor, generator: Generator = None) -> Trace:
         """Per-step logits, spike counts per layer and the readout's membrane for a batch."""

@@ -7,10 +7,11 @@ differentiates its spikes that way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 from trustsnn.errors import ModelContractError
 from trustsnn.neurons.dynamics import Dynamics
 from trustsnn.neurons.surrogates import Surrogate
+
+if TYPE_CHECKING:
+    from trustsnn.neurons.lif import SpikingNeuron
+
+# The spike's derivative at the distance u - V [b, ...], at a step t, of the samples `rows` of the batch.
+Derivative = Callable[[Tensor, int, slice], Tensor]
 
 _CACHE = 1 << 18  # elements a time step that the working set of a layer is cut to: about 1 MiB of float32
 
@@ -29,6 +36,17 @@ def cache_sized(sequence: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + rows, sequence.shape[1]))
 
 
+def over_time(sequence: Tensor) -> Tensor:
+    """The sum of a sequence [T, B, ...] over time, [B, ...], one step after the other. `Tensor.sum` orders its additions by
+    the place in memory, so that the last bit of a sample's sum would depend on its place in the batch."""
+    return reduce(torch.add, sequence.unbind(0))
+
+
+def mean_over_time(sequence: Tensor) -> Tensor:
+    """`over_time` divided by the number of steps."""
+    return over_time(sequence) / len(sequence)
+
+
 class LayerRecord(NamedTuple):
     """What a neuron layer did in one forward pass: all that an estimator may need."""
 
@@ -37,6 +55,15 @@ class LayerRecord(NamedTuple):
     leak: Tensor  # scalar
     threshold: Tensor  # scalar
     dynamics: Dynamics
+
+    def fired(self) -> Tensor:
+        """Where the layer spiked, boolean, [T, B, ...]."""
+        compare = torch.gt if self.dynamics.comparator == ">" else torch.ge
+        return compare(self.membrane, float(self.threshold))
+
+    def gain(self) -> float:
+        """What the current is multiplied by on its way into the membrane: 1, or 1 - leak."""
+        return 1 - float(self.leak) if self.dynamics.gain == "leaky" else 1.0
 
 
 class LayerGradients(NamedTuple):
@@ -48,9 +75,13 @@ class LayerGradients(NamedTuple):
 
 
 class GradientEstimator:
-    """Base of every estimator. A subclass defines `backward`; it may be stateless or keep statistics of its own."""
+    """Base of every estimator. A subclass defines `backward` and `describe`. One with statistics or masks of its own keeps
+    them in what `prepared` gives each layer, so that they begin and end with an attack."""
 
-    needs_current = False
+    @property
+    def needs_current(self) -> bool:
+        """Whether `backward` reads the record's current."""
+        return False
 
     def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
         """Turn dLoss/dspikes [T, B, ...] into dLoss/dcurrent, and dLoss/d(leak, threshold) if `parameters`."""
@@ -60,20 +91,40 @@ class GradientEstimator:
         """Name and settings, for the key of a cell."""
         raise TypeError(f"{type(self).__name__} does not describe itself.")
 
+    def follow(self, samples: Sequence[Hashable | None]) -> None:
+        """Hear which samples the rows of the next backward pass are (None: padding). Statistics over the iterations of an
+        attack follow the samples by it. Default: nothing."""
+
+    @contextmanager
+    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingNeuron, GradientEstimator]]:
+        """The estimator of each spiking neuron layer of `model`, for as long as the context lasts. Default: this one."""
+        yield dict.fromkeys(neurons_of(model), self)
+
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Inside this block every spiking neuron of `model` differentiates with this estimator."""
-        from trustsnn.neurons.lif import SpikingNeuron
+        before = {neuron: neuron.estimator for neuron in neurons_of(model)}
+        with self.prepared(model) as estimators:
+            try:
+                for neuron, estimator in estimators.items():
+                    neuron.estimator = estimator
+                yield
+            finally:
+                for neuron, estimator in before.items():
+                    neuron.estimator = estimator
 
-        neurons = [module for module in model.modules() if isinstance(module, SpikingNeuron)]
-        before = [neuron.estimator for neuron in neurons]
-        try:
-            for neuron in neurons:
-                neuron.estimator = self
-            yield
-        finally:
-            for neuron, estimator in zip(neurons, before, strict=True):
-                neuron.estimator = estimator
+
+def neurons_of(model: nn.Module) -> list[SpikingNeuron]:
+    """The layers of spiking neurons in `model`, in the order of its modules."""
+    from trustsnn.neurons.lif import SpikingNeuron
+
+    return [module for module in model.modules() if isinstance(module, SpikingNeuron)]
+
+
+def follow(model: nn.Module, samples: Sequence[Hashable | None]) -> None:
+    """Tell the estimators of all neurons of `model` which samples the next backward pass is about."""
+    for neuron in neurons_of(model):
+        neuron.estimator.follow(samples)
 
 
 @dataclass(frozen=True)
@@ -87,53 +138,61 @@ class STBP(GradientEstimator):
         return {"name": "stbp", "surrogate": self.surrogate.name, "width": self.surrogate.width}
 
     def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
-        gradient = torch.empty_like(spike_gradient)
-        to_leak = to_threshold = spike_gradient.new_zeros(())
-        for rows in cache_sized(record.membrane):
-            current = record.current[:, rows] if record.current is not None else None
-            part = record._replace(membrane=record.membrane[:, rows], current=current)
-            sums = self._backward(part, spike_gradient[:, rows], gradient[:, rows], parameters)
-            to_leak, to_threshold = to_leak + sums[0], to_threshold + sums[1]
-        return LayerGradients(gradient, to_leak if parameters else None, to_threshold if parameters else None)
+        return through_time(record, spike_gradient, parameters, lambda distance, t, rows: self.surrogate.derivative(distance))
 
-    def _backward(self, record: LayerRecord, spike_gradient: Tensor, gradient: Tensor, parameters: bool) -> tuple[Tensor, Tensor]:
-        """Fill `gradient` for some of the samples; their part of the gradients of leak and threshold."""
-        dynamics = record.dynamics
-        leak, threshold = float(record.leak), float(record.threshold)
-        gain = 1 - leak if dynamics.gain == "leaky" else 1.0
-        hard = dynamics.reset == "hard"
-        compare = torch.gt if dynamics.comparator == ">" else torch.ge
-        membranes = record.membrane.unbind(0)
-        carried: Tensor | None = None  # dLoss/dv_t, v after the reset
-        leak_sum = threshold_sum = spike_gradient.new_zeros(())
-        for t in reversed(range(len(membranes))):
-            u, to_spike = membranes[t], spike_gradient[t]
-            if carried is not None and not dynamics.detach_reset:
-                to_spike = torch.addcmul(to_spike, carried, u, value=-1) if hard else to_spike - threshold * carried
-            through_spike = self.surrogate.derivative(u - threshold).mul_(to_spike)
-            to_membrane = gradient[t]
-            if carried is None:
-                to_membrane.copy_(through_spike)
+
+def through_time(record: LayerRecord, spike_gradient: Tensor, parameters: bool, derivative: Derivative) -> LayerGradients:
+    """The exact chain rule of the dynamics over all time steps, with `derivative` for that of the spike."""
+    gradient = torch.empty_like(spike_gradient)
+    to_leak = to_threshold = spike_gradient.new_zeros(())
+    for rows in cache_sized(record.membrane):
+        current = record.current[:, rows] if record.current is not None else None
+        part = record._replace(membrane=record.membrane[:, rows], current=current)
+        sums = _through_time(part, spike_gradient[:, rows], gradient[:, rows], parameters, derivative, rows)
+        to_leak, to_threshold = to_leak + sums[0], to_threshold + sums[1]
+    return LayerGradients(gradient, to_leak if parameters else None, to_threshold if parameters else None)
+
+
+def _through_time(
+    record: LayerRecord, spike_gradient: Tensor, gradient: Tensor, parameters: bool, derivative: Derivative, rows: slice
+) -> tuple[Tensor, Tensor]:
+    """Fill `gradient` for the samples `rows`; their part of the gradients of leak and threshold."""
+    dynamics = record.dynamics
+    leak, threshold = float(record.leak), float(record.threshold)
+    gain = record.gain()
+    hard = dynamics.reset == "hard"
+    compare = torch.gt if dynamics.comparator == ">" else torch.ge
+    membranes = record.membrane.unbind(0)
+    carried: Tensor | None = None  # dLoss/dv_t, v after the reset
+    leak_sum = threshold_sum = spike_gradient.new_zeros(())
+    for t in reversed(range(len(membranes))):
+        u, to_spike = membranes[t], spike_gradient[t]
+        if carried is not None and not dynamics.detach_reset:
+            to_spike = torch.addcmul(to_spike, carried, u, value=-1) if hard else to_spike - threshold * carried
+        through_spike = derivative(u - threshold, t, rows).mul_(to_spike)
+        to_membrane = gradient[t]
+        if carried is None:
+            to_membrane.copy_(through_spike)
+        else:
+            torch.add(through_spike, carried, out=to_membrane)
+            if hard:
+                to_membrane.addcmul_(carried, compare(u, threshold).to(u.dtype), value=-1)
+        if parameters:
+            threshold_sum = threshold_sum - through_spike.sum()
+            if carried is not None and not hard:
+                threshold_sum = threshold_sum - (carried * compare(u, threshold)).sum()
+            if t > 0:
+                fired = compare(membranes[t - 1], threshold).to(u.dtype)
+                previous = membranes[t - 1] * (1 - fired) if hard else membranes[t - 1] - threshold * fired
+                leak_sum = leak_sum + (to_membrane * previous).sum()
             else:
-                torch.add(through_spike, carried, out=to_membrane)
-                if hard:
-                    to_membrane.addcmul_(carried, compare(u, threshold).to(u.dtype), value=-1)
-            if parameters:
-                threshold_sum = threshold_sum - through_spike.sum()
-                if carried is not None and not hard:
-                    threshold_sum = threshold_sum - (carried * compare(u, threshold)).sum()
-                if t > 0:
-                    fired = compare(membranes[t - 1], threshold).to(u.dtype)
-                    previous = membranes[t - 1] * (1 - fired) if hard else membranes[t - 1] - threshold * fired
-                    leak_sum = leak_sum + (to_membrane * previous).sum()
-                else:
-                    leak_sum = leak_sum + to_membrane.sum() * (dynamics.initial * threshold)
-                    threshold_sum = threshold_sum + to_membrane.sum() * (leak * dynamics.initial)
-            carried = to_membrane * leak
-        if parameters and dynamics.gain == "leaky":
-            if record.current is None:
-                raise ModelContractError("The leak's gradient of a leaky gain needs the layer's input, which was not kept.")
-            leak_sum = leak_sum - (gradient * record.current).sum()
-        if gain != 1:
-            gradient *= gain
-        return leak_sum, threshold_sum
+                leak_sum = leak_sum + to_membrane.sum() * (dynamics.initial * threshold)
+                threshold_sum = threshold_sum + to_membrane.sum() * (leak * dynamics.initial)
+        carried = to_membrane * leak
+    if parameters and dynamics.gain == "leaky":
+        if record.current is None:
+            raise ModelContractError("The leak's gradient of a leaky gain needs the layer's input, which was not kept.")
+        leak_sum = leak_sum - (gradient * record.current).sum()
+    if gain != 1:
+        gradient *= gain
+    return leak_sum, threshold_sum

@@ -14,7 +14,7 @@ from trustsnn.errors import ModelContractError
 from trustsnn.kernels import accelerated, lif
 from trustsnn.kernels.lif import Keep
 from trustsnn.neurons.dynamics import Dynamics
-from trustsnn.neurons.estimator import STBP, GradientEstimator, LayerRecord, cache_sized
+from trustsnn.neurons.estimator import STBP, GradientEstimator, LayerRecord, cache_sized, over_time
 from trustsnn.neurons.operation import Gradient, Operation
 
 Arguments = tuple[Any, ...]
@@ -86,7 +86,7 @@ class _FireBackward(Gradient):
             sequence = current.expand(steps, *current.shape[1:]) if current is not None else None
             record = LayerRecord(whole, sequence, leak, threshold, dynamics)
             result = estimator.backward(record, to_spikes, parameters)
-            to_current = result.current.sum(0, keepdim=True) if given < steps else result.current
+            to_current = over_time(result.current).unsqueeze(0) if given < steps else result.current
             sums = [s if s is not None else to_spikes.new_zeros(()) for s in (result.leak, result.threshold)]
         return to_current, sums[0].to(leak.dtype), sums[1].to(threshold.dtype)
 

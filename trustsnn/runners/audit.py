@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn import reports
-from trustsnn.attacks import Attack
+from trustsnn.attacks.autoattack import EnsembleResult, SNNAutoAttack, outcome
 from trustsnn.attacks.losses import margin
 from trustsnn.attacks.norms import size
-from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, one_step_beats_iterative, zero_gradients
+from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, zero_gradients
 from trustsnn.blocks import BLOCK, frozen, is_stochastic, observe
 from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
 from trustsnn.errors import RunError, TrustSNNError
-from trustsnn.models.contract import check_contract
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import ModelSpec
 from trustsnn.reports import gates as gates_of
 from trustsnn.rng import Draws
+from trustsnn.runners import cost, findings
 from trustsnn.runners.config import AuditConfig, make_config
 from trustsnn.runners.environment import environment
 from trustsnn.runners.plan import PlannedCell, make_plan
@@ -147,6 +147,10 @@ def _run_cells(
     run: RunFolder, plan: Sequence[PlannedCell], model: nn.Module, data: Dataset, config: AuditConfig, reporter: Reporter
 ) -> None:
     reporter.start(len(plan), len(data), done=sum(p.key in run.records for p in plan))
+    left = [p.attack for p in plan if p.key not in run.records]
+    x, y = (torch.from_numpy(values) for values in data.batch(range(min(BLOCK, len(data)))))
+    if told := cost.predicted(left, model, x, y, len(data)):
+        reporter.line(told)
     for planned in plan:
         if planned.key in run.records:
             continue
@@ -172,9 +176,12 @@ def _run_cells(
             if planned.attack is None:
                 break  # every attack is judged against the clean cell
             continue
-        run.finish(record, table, pictures, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        run.finish(record, table, pictures, seconds)
         figure = record["accuracy"]
-        reporter.finished(f"{planned.label}: {figure['value']:.1%} of {figure['count']} correct, {record['status']}")
+        reporter.finished(
+            f"{planned.label}: {figure['value']:.1%} of {figure['count']} correct, {record['status']}, in {seconds:.1f} s"
+        )
 
 
 def _evaluate(
@@ -187,14 +194,17 @@ def _evaluate(
     reporter: Reporter,
 ) -> tuple[dict[str, Any], pa.Table, dict[str, Any] | None]:
     attack = planned.attack
-    reasons = check_contract(model, first_batch(data), model.spec.classes) if attack is None else []  # type: ignore[union-attr, arg-type]
+    reasons = findings.of_the_model(model, first_batch(data), model.spec.classes) if attack is None else []  # type: ignore[union-attr, arg-type]
     clean = run.samples(plan[0].key) if attack is not None else None
     shown = _shown(clean, data) if clean is not None else np.zeros(0, dtype=np.int64)
     columns: dict[str, list[Any]] = {name: [] for name in ("label", "prediction", "correct", "margin", "linf", "l2")}
+    broken_by: list[str | None] = []
+    members: list[list[dict[str, Any]]] = []
+    logits: list[Any] = []
     zero, bad = np.zeros(len(data), dtype=bool), np.zeros(len(data), dtype=bool)
     spikes: dict[str, tuple[int, int]] = {}
     kept: dict[int, tuple[Tensor, Tensor]] = {}
-    low, high = 1.0, 0.0
+    low, high, largest = 1.0, 0.0, 0.0
     for start in range(0, len(data), config.batch_size):
         rows = np.arange(start, min(start + config.batch_size, len(data)))
         x, y = (torch.from_numpy(values) for values in data.batch(rows))
@@ -204,10 +214,14 @@ def _evaluate(
             result = attack.run(model, x, y, ids)
             adversarial = result.adversarial
             zero[rows], bad[rows] = result.zero_gradient.numpy(), result.nonfinite_gradient.numpy()
+            if isinstance(result, EnsembleResult):
+                members.append(outcome(result))
+                broken_by += result.names()
         with frozen(model):
             draws = Draws(config.seed, "predict", ids) if is_stochastic(model) else None
             seen = observe(model, adversarial, draws)
         prediction = seen.logits.argmax(1)
+        logits.append(seen.logits.numpy())
         delta = adversarial - x
         for name, values in (
             ("label", y), ("prediction", prediction), ("correct", prediction == y),
@@ -220,25 +234,35 @@ def _evaluate(
         for row in np.intersect1d(rows, shown).tolist():
             kept[row] = (x[row - start], adversarial[row - start])
         low, high = min(low, float(adversarial.min())), max(high, float(adversarial.max()))
+        if attack is not None:
+            largest = max(largest, float(size(delta, attack.norm).max()))
         reporter.advance(len(rows))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     diagnostics: dict[str, Any] = {}
-    if attack is not None and clean is not None:
+    if attack is None:
+        reasons += findings.of_ties(np.concatenate(logits))
+    elif clean is not None:
         attacked = clean["correct"].to_numpy(zero_copy_only=False)
         diagnostics = {
             "zero_gradient_fraction": float(zero[attacked].mean()) if attacked.any() else 0.0,
             "nonfinite_gradients": int(bad[attacked].sum()),
         }
+        finished = {p.key: run.samples(p.key)["correct"].to_numpy(zero_copy_only=False) for p in plan if p.key in run.records}
         reasons = [
             *zero_gradients(zero[attacked]),
             *nonfinite_gradients(bad[attacked]),
-            *domain_violated(arrays["linf"], arrays["l2"], attack.norm, attack.eps, low, high),
-            *_against_one_step(run, plan, planned, attack, arrays["correct"]),
+            *domain_violated(largest, attack.eps, low, high),
+            *findings.of_the_attack(plan, planned, attack, arrays["correct"], finished),
         ]
+        if members:
+            diagnostics["members"] = findings.merged(members)
+            reasons += findings.of_the_ensemble(diagnostics["members"], arrays["correct"], broken_by)
+        if isinstance(attack, SNNAutoAttack) and attack.eps == max(config.eps):
+            reasons += _unbounded(model, attack, data, np.flatnonzero(attacked)[: findings.UNBOUNDED_SAMPLES])
     accuracy = proportion(int(arrays["correct"].sum()), len(data))
     rates = [{"layer": name, "rate": fired / places} for name, (fired, places) in spikes.items()]
     record = _record(planned, "inconclusive" if reasons else "ok", reasons, dict(accuracy), rates, diagnostics)
-    table = samples_table(planned.key, {"sample": list(data.ids), **arrays})
+    table = samples_table(planned.key, {"sample": list(data.ids), **arrays, "broken_by": broken_by or [None] * len(data)})
     return record, table, _pictures(data, clean, arrays, kept) if clean is not None else None
 
 
@@ -261,20 +285,11 @@ def _record(
     }
 
 
-def _against_one_step(
-    run: RunFolder, plan: Sequence[PlannedCell], planned: PlannedCell, attack: Attack, correct: Any
-) -> list[dict[str, Any]]:
-    """The finding of FGSM against this cell, for an iterative attack with the same budget and estimator."""
-    if attack.name == "fgsm":
+def _unbounded(model: nn.Module, attack: SNNAutoAttack, data: Dataset, rows: Any) -> list[dict[str, Any]]:
+    if not len(rows):
         return []
-    for other in plan:
-        one_step = other.attack
-        if one_step is None or one_step.name != "fgsm" or other.key not in run.records:
-            continue
-        same = (one_step.norm, one_step.eps, one_step.targeted, other.cell["estimator"])
-        if same == (attack.norm, attack.eps, attack.targeted, planned.cell["estimator"]):
-            return one_step_beats_iterative(run.samples(other.key)["correct"].to_numpy(zero_copy_only=False), correct)
-    return []
+    x, y = (torch.from_numpy(values) for values in data.batch(rows))
+    return findings.of_an_unbounded_attack(model, attack, x, y, tuple(data.ids[i] for i in rows))
 
 
 def _shown(clean: pa.Table, data: Dataset) -> Any:

@@ -45,11 +45,11 @@ def parse_memory(text: str) -> int:
 
 
 class EstimatorSettings(BaseModel):
-    """How an attack differentiates a spike: a surrogate and its width."""
+    """How an attack differentiates a spike: an estimator of `trustsnn list estimators` by name, and its own settings beside
+    it, such as the surrogate and width of "stbp"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    surrogate: str = "triangular"
-    width: float = Field(1.0, gt=0)
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "stbp"
 
 
 class AttackSettings(BaseModel):
@@ -113,7 +113,7 @@ class AuditConfig(BaseModel):
             AttackSettings(
                 attack=item.attack,
                 settings=item.settings,
-                estimator=EstimatorSettings(surrogate=item.surrogate[0], width=item.surrogate[1]) if item.surrogate else None,
+                estimator=EstimatorSettings(**item.estimator) if item.estimator else None,
             )
             for item in PROFILES[self.profile].items
         )

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from trustsnn.attacks import ATTACKS, Attack
+from trustsnn.attacks.estimators import estimator
 from trustsnn.blocks import is_stochastic
 from trustsnn.errors import ConfigError
-from trustsnn.neurons import STBP, GradientEstimator, SpikingNeuron, Surrogate
+from trustsnn.neurons import SpikingNeuron
 from trustsnn.runners.config import AttackSettings, AuditConfig
 from trustsnn.runners.profiles import PROFILES
 from trustsnn.runners.records import cell_key
@@ -54,8 +55,8 @@ def make_plan(model: nn.Module, subject: dict[str, str], config: AuditConfig) ->
             for item in items:
                 if item.estimator is not None and not own:
                     raise ConfigError(
-                        f"The attack {item.attack!r} asks for the surrogate {item.estimator.surrogate!r}, but the model has none of "
-                        "trustsnn's neurons whose surrogate could be replaced. Leave out its estimator."
+                        f"The attack {item.attack!r} asks for the estimator {item.estimator.name!r}, but the model has none of "
+                        "trustsnn's neurons whose backward pass could be replaced. Leave out its estimator."
                     )
                 attack = _attack(model, item, norm, eps, config)
                 planned.append(_planned(subject, config, attack, _label(attack, item)))
@@ -69,9 +70,7 @@ def _attack(model: nn.Module, item: AttackSettings, norm: str, eps: float, confi
     settings = dict(item.settings)
     if is_stochastic(model):
         settings.setdefault("eot", PROFILES[config.profile].eot)
-    estimator: GradientEstimator | None = None
-    if item.estimator is not None:
-        estimator = STBP(Surrogate(item.estimator.surrogate, item.estimator.width))
+    through = estimator(**item.estimator.model_dump()) if item.estimator is not None else None
     known = {field.name for field in dataclasses.fields(kind)} - {"norm", "eps", "estimator", "seed"}
     unknown = settings.keys() - known
     if unknown:
@@ -79,20 +78,20 @@ def _attack(model: nn.Module, item: AttackSettings, norm: str, eps: float, confi
             f"The attack {item.attack!r} has no setting {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}."
         )
     try:
-        attack: Attack = kind(norm=norm, eps=eps, estimator=estimator, seed=config.seed, **settings)
+        attack: Attack = kind(norm=norm, eps=eps, estimator=through, seed=config.seed, **settings)
     except TypeError as error:
         raise ConfigError(f"The settings of the attack {item.attack!r} do not fit: {error}.") from error
     return attack
 
 
 def _planned(subject: dict[str, str], config: AuditConfig, attack: Attack | None, label: str) -> PlannedCell:
-    estimator = attack.estimator if attack is not None else None
+    through = attack.estimator if attack is not None else None
     cell = {
         **subject,
         "seed": config.seed,
         "twin": None,
         "threat": attack.describe() if attack is not None else {"attack": "none", "norm": None, "eps": 0.0},
-        "estimator": estimator.describe() if estimator is not None else None,
+        "estimator": through.describe() if through is not None else None,
     }
     return PlannedCell(cell_key(cell), cell, attack, label)
 
@@ -100,6 +99,7 @@ def _planned(subject: dict[str, str], config: AuditConfig, attack: Attack | None
 def _label(attack: Attack, item: AttackSettings) -> str:
     threat = attack.describe()
     steps = f"-{threat['steps']}" if "steps" in threat else ""
-    through = f" through {item.estimator.surrogate} {item.estimator.width:g}" if item.estimator is not None else ""
+    settings = item.estimator.model_dump() if item.estimator is not None else {}
+    through = f" through {' '.join(str(value) for value in settings.values())}" if settings else ""
     aim = " targeted" if attack.targeted else ""
     return f"{attack.name}{steps}{aim} {attack.norm} {attack.eps:.4g}{through}"

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
-    """One attack of a profile; `surrogate` (name, width) replaces the model's own where it is given."""
+    """One attack of a profile; `estimator` (its name and settings) replaces the model's own where it is given."""
 
     attack: str
     settings: dict[str, Any]
-    surrogate: tuple[str, float] | None = None
+    estimator: dict[str, Any] | None = None
 
 
 class Profile(NamedTuple):
@@ -21,45 +21,31 @@ class Profile(NamedTuple):
     eot: int
 
 
-_SURROGATES = (
-    ("triangular", 0.5),
-    ("triangular", 2.0),
-    ("rectangular", 0.5),
-    ("rectangular", 1.0),
-    ("atan", 0.5),
-    ("atan", 1.0),
-    ("sigmoid", 0.25),
-    ("exponential", 1.0),
-    ("ste", 1.0),
-)
-
 PROFILES = {
     "quick": Profile(
-        "FGSM and PGD-10 through the model's own surrogate, PGD-10 through a heavy-tailed one",
-        (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("pgd", {"steps": 10}, ("atan", 0.5))),
+        "FGSM, PGD-10, and the quick ensemble over gradient estimators, with the ANN twin and Square",
+        (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("snn-autoattack", {"profile": "quick"})),
         5,
     ),
     "standard": Profile(
-        "FGSM, PGD-40 with two restarts and two losses, PGD-20 through four other surrogates",
+        "FGSM, PGD-40 with two restarts and two losses, and the standard ensemble: 9 estimators, 15 attacks",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 40, "restarts": 2}),
             Item("pgd", {"steps": 40, "loss": "margin"}),
-            *(
-                Item("pgd", {"steps": 20}, s)
-                for s in (("triangular", 2.0), ("rectangular", 1.0), ("atan", 0.5), ("exponential", 1.0))
-            ),
+            Item("snn-autoattack", {"profile": "standard"}),
         ),
         10,
     ),
     "full": Profile(
-        "FGSM, PGD-100 with five restarts and two losses, targeted PGD, PGD-50 through nine other surrogates",
+        "FGSM, PGD-50 and PGD-100, targeted PGD, and the full ensemble: 13 estimators, 22 attacks",
         (
             Item("fgsm", {}),
-            Item("pgd", {"steps": 100, "restarts": 5}),
-            Item("pgd", {"steps": 100, "restarts": 2, "loss": "margin"}),
+            Item("pgd", {"steps": 50}),
+            Item("pgd", {"steps": 100}),
+            Item("pgd", {"steps": 100, "restarts": 5, "loss": "margin"}),
             Item("pgd", {"steps": 100, "targeted": True}),
-            *(Item("pgd", {"steps": 50}, s) for s in _SURROGATES),
+            Item("snn-autoattack", {"profile": "full"}),
         ),
         20,
     ),

@@ -32,6 +32,7 @@ _COLUMNS = pa.schema(
         ("margin", pa.float32()),
         ("linf", pa.float32()),
         ("l2", pa.float32()),
+        ("broken_by", pa.string()),
     ]
 )
 

@@ -1,0 +1,223 @@
+"""SNN-AutoAttack: one call without parameters, the worst case over gradient estimators and attacks, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trustsnn.attacks.apgd import APGD
+from trustsnn.attacks.base import Attack, AttackResult
+from trustsnn.attacks.estimators import estimator
+from trustsnn.attacks.losses import margin
+from trustsnn.attacks.sapgd import SAPGD
+from trustsnn.attacks.square import Square
+from trustsnn.attacks.twin import ann_twin
+from trustsnn.blocks import is_stochastic
+from trustsnn.errors import ConfigError
+from trustsnn.models import SpikingNetwork
+from trustsnn.neurons import SpikingNeuron
+from trustsnn.rng import Draws
+
+Kind = Literal["white-box", "black-box", "transfer"]
+Make = Callable[..., Attack]
+OWN: dict[str, Any] = {}  # the model's own surrogate
+
+
+class Member(NamedTuple):
+    """One attack of the ensemble: an attack class with its settings, and the estimator's name and settings (`OWN`: the
+    model's own)."""
+
+    label: str
+    kind: Kind
+    make: Make
+    through: dict[str, Any] = OWN
+    gradients: int = 0  # at most, a sample, of a deterministic model
+    forwards: int = 0  # the same, without gradient
+
+    @property
+    def needs_neurons(self) -> bool:
+        """Whether it works on a model with trustsnn's neurons alone."""
+        return bool(self.through) or self.kind == "transfer"
+
+
+_ESTIMATORS: dict[str, dict[str, Any]] = {
+    "own": OWN,
+    "wide triangular": {"name": "stbp", "surrogate": "triangular", "width": 2.0},
+    "wide atan": {"name": "stbp", "surrogate": "atan", "width": 0.5},
+    "rectangular": {"name": "stbp", "surrogate": "rectangular", "width": 1.0},
+    "exponential": {"name": "stbp", "surrogate": "exponential", "width": 1.0},
+    "sigmoid": {"name": "stbp", "surrogate": "sigmoid", "width": 0.25},
+    "STE": {"name": "stbp", "surrogate": "ste", "width": 1.0},
+    "PDSG": {"name": "pdsg"},
+    "ASSG": {"name": "assg"},
+    "HART": {"name": "hart"},
+    "RGA": {"name": "rga"},
+    "BPTR": {"name": "bptr"},
+    "CBA": {"name": "cba"},
+}
+
+
+def _apgd(through: str, steps: int, loss: str = "ce", targets: int = 0) -> Member:
+    name = f"APGD{'-T' if targets else ''}-{loss.upper()}"
+    make = partial(APGD, steps=steps, loss=loss, targets=targets)
+    return Member(f"{name} through {through}", "white-box", make, _ESTIMATORS[through], (steps + 1) * max(1, targets))
+
+
+def _sapgd(through: str, steps: int) -> Member:
+    return Member(f"SA-PGD through {through}", "white-box", partial(SAPGD, steps=steps), _ESTIMATORS[through], steps + 1)
+
+
+def _twin(steps: int) -> Member:
+    return Member("APGD-CE on the ANN twin", "transfer", partial(APGD, steps=steps, early_stop=False), OWN, steps + 1)
+
+
+def _square(queries: int) -> Member:
+    return Member("Square", "black-box", partial(Square, queries=queries), OWN, 0, queries)
+
+
+MEMBERS: dict[str, tuple[Member, ...]] = {
+    "quick": (
+        _apgd("own", 10),
+        _apgd("wide atan", 10),
+        _apgd("ASSG", 10),
+        _apgd("RGA", 10),
+        _apgd("own", 10, "dlr"),
+        _twin(10),
+        _square(50),
+    ),
+    "standard": (
+        _apgd("own", 20),
+        *(_apgd(name, 20) for name in ("wide atan", "wide triangular", "ASSG", "PDSG", "HART", "RGA", "BPTR", "CBA")),
+        _sapgd("own", 40),
+        _sapgd("ASSG", 40),
+        _apgd("own", 40, "dlr"),
+        _apgd("ASSG", 20, "dlr", 9),
+        _twin(40),
+        _square(500),
+    ),
+    "full": (
+        _apgd("own", 100),
+        *(_apgd(name, 50) for name in _ESTIMATORS if name != "own"),
+        _sapgd("own", 100),
+        _sapgd("ASSG", 100),
+        _sapgd("PDSG", 100),
+        _apgd("own", 100, "dlr"),
+        _apgd("ASSG", 100, "dlr"),
+        _apgd("own", 50, "dlr", 9),
+        _apgd("ASSG", 50, "dlr", 9),
+        _twin(100),
+        _square(5000),
+    ),
+}
+"""For each profile its members in the order of the cascade: with the model's gradients first, without them last, so that what
+the last ones break was left by all before. Attacks of other surrogates are a sample of METHODS' sweep, not all of it."""
+
+
+@dataclass(frozen=True)
+class EnsembleResult(AttackResult):
+    """As `AttackResult`, with the members that ran, and for each sample which of them broke it: its place in `members`, -1 where
+    none did and -2 where the sample was misclassified to begin with."""
+
+    members: tuple[Member, ...] = ()
+    broken_by: Tensor | None = None
+
+    def names(self) -> list[str | None]:
+        """For each sample the label of the member that broke it."""
+        places = self.broken_by.tolist() if self.broken_by is not None else []
+        return [self.members[place].label if place >= 0 else None for place in places]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNNAutoAttack(Attack):
+    """Every member of a profile in turn, each on the samples that those before it left correct.
+
+    Nothing is to be tuned: members, steps and losses belong to the profile ("quick", "standard" or "full"). Members that need
+    trustsnn's neurons, or a `SpikingNetwork` for its ANN twin, are left out for other models. On a stochastic model a sample
+    counts as broken when the mean of its logits over `eot` draws is wrong. A sample that nothing breaks is given back at the
+    point of its smallest margin.
+    """
+
+    profile: str = "standard"
+
+    name: ClassVar[str] = "snn-autoattack"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.profile not in MEMBERS:
+            raise ConfigError(f"Unknown profile {self.profile!r} of snn-autoattack. Known: {', '.join(MEMBERS)}.")
+        if self.estimator is not None or self.targeted or self.loss != "ce":
+            raise ConfigError("snn-autoattack brings its own estimators, targets and losses. Leave them out.")
+
+    def describe(self) -> dict[str, Any]:
+        """As `Attack.describe`, with what the profile holds, so that another ensemble of the same name is another cell."""
+        members = MEMBERS[self.profile]
+        through = {str(name): value for name, value in _ESTIMATORS.items() if any(m.through == value for m in members)}
+        return {**super().describe(), "members": [member.label for member in members], "estimators": through}
+
+    def members(self, model: nn.Module) -> tuple[Member, ...]:
+        """The members that run on `model`."""
+        own = any(isinstance(module, SpikingNeuron) for module in model.modules())
+        known = {"transfer": isinstance(model, SpikingNetwork)}
+        return tuple(
+            member
+            for member in MEMBERS[self.profile]
+            if known.get(member.kind, own or not member.needs_neurons) and self.norm in _norms(member)
+        )
+
+    def cost(self, model: nn.Module) -> tuple[int, int]:
+        """Gradients and forward passes that one sample takes at most: what a sample that nothing breaks costs."""
+        repeats = self.eot if is_stochastic(model) else 1
+        gradients, forwards = (sum(each) for each in zip(*((m.gradients, m.forwards) for m in self.members(model)), strict=True))
+        return repeats * gradients, repeats * forwards
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> EnsembleResult:
+        members = self.members(model)
+        found = x.clone()
+        broken_by = torch.full_like(y, -1)
+        logits, _ = self.losses(model, x, y, draws.child("judge"))
+        best = margin(logits, y).double()
+        broken_by[logits.argmax(1) != y] = -2
+        zero, bad = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
+        for place, member in enumerate(members):
+            rows = (broken_by == -1).nonzero().squeeze(1)
+            if len(rows) == 0:
+                break
+            through = estimator(**member.through) if member.through else None
+            attack = member.make(eps=self.eps, norm=self.norm, eot=self.eot, estimator=through, seed=self.seed)
+            target = ann_twin(model) if member.kind == "transfer" else model
+            ids = tuple(draws.ids[row] for row in rows.tolist())
+            result = attack.run(target, x[rows], y[rows], [f"{member.label}\x1f{each}" for each in ids])
+            if member.kind == "white-box":
+                zero[rows] &= result.zero_gradient
+                bad[rows] |= result.nonfinite_gradient
+            here = draws.select(rows.tolist()).child("judge", place)
+            logits, _ = self.losses(model, result.adversarial, y[rows], here)
+            value = margin(logits, y[rows]).double()
+            fooled = logits.argmax(1) != y[rows]
+            kept = fooled | (value > best[rows])
+            found[rows[kept]], best[rows[kept]] = result.adversarial[kept], value[kept]
+            broken_by[rows[fooled]] = place
+        zero &= broken_by != -2
+        return EnsembleResult(found, zero, bad, None, members, broken_by)
+
+
+def _norms(member: Member) -> tuple[str, ...]:
+    make: Any = member.make
+    norms: tuple[str, ...] = make.func.norms
+    return norms
+
+
+def outcome(result: EnsembleResult) -> list[dict[str, Any]]:
+    """For each member: its label and kind, how many samples it tried and how many of them it broke."""
+    rows = []
+    broken_by = result.broken_by if result.broken_by is not None else torch.zeros(0)
+    for place, member in enumerate(result.members):
+        tried = int(((broken_by == -1) | (broken_by >= place)).sum())
+        rows.append({"member": member.label, "kind": member.kind, "tried": tried, "broken": int((broken_by == place).sum())})
+    return rows

@@ -1,0 +1,86 @@
+"""Attacks that are run several times on the samples that the runs before did not break."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trustsnn.attacks.base import Attack, AttackResult
+from trustsnn.blocks import is_stochastic, predict
+from trustsnn.errors import ConfigError
+from trustsnn.rng import Draws
+
+
+class Problem(NamedTuple):
+    """The samples of one run: clean inputs [B, ...], labels [B], what the loss is about, the draws, and whether a
+    misclassified sample is done."""
+
+    x: Tensor
+    y: Tensor
+    goal: Tensor
+    draws: Draws
+    stops: bool
+
+
+class Outcome(NamedTuple):
+    """What one run found: points [B, ...], their scores [B] (double, the loss; infinity where the sample is done), the flags of
+    the first gradient [B], and the forward passes taken [B] where they are counted."""
+
+    found: Tensor
+    score: Tensor
+    zero: Tensor
+    bad: Tensor
+    queries: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartedAttack(Attack):
+    """Runs `restarts` searches and keeps each sample's best point.
+
+    A sample that is misclassified anywhere is done and leaves the batch (`early_stop`), unless the model is stochastic,
+    where one draw proves nothing. A sample that survives all runs keeps its point of the highest loss.
+    """
+
+    restarts: int = 1
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restarts < 1:
+            raise ConfigError(f"Expected at least 1 restart, got {self.restarts}.")
+
+    @abstractmethod
+    def _search(self, model: nn.Module, problem: Problem) -> Outcome: ...
+
+    def _goals(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> list[Tensor]:
+        """The goal of each run."""
+        return [self.goal(model, x, y, draws)] * self.restarts
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> AttackResult:
+        stops = self.early_stop and not is_stochastic(model)
+        found = x.clone()
+        best = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+        zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        bad, queries = torch.zeros_like(zero), torch.zeros_like(y)
+        counted = False
+        if stops:
+            best[predict(model, x, draws).argmax(1) != y] = torch.inf
+            queries += 1
+        for run, goal in enumerate(self._goals(model, x, y, draws)):
+            rows = (best < torch.inf).nonzero().squeeze(1)
+            if len(rows) == 0:
+                break
+            here = draws.child("restart", run).select(rows.tolist())
+            outcome = self._search(model, Problem(x[rows], y[rows], goal[rows], here, stops))
+            if run == 0:
+                zero[rows], bad[rows] = outcome.zero, outcome.bad
+            if outcome.queries is not None:
+                queries[rows] += outcome.queries
+                counted = True
+            improved = outcome.score > best[rows]
+            found[rows[improved]], best[rows[improved]] = outcome.found[improved], outcome.score[improved]
+        return AttackResult(found, zero, bad, queries if counted else None)

@@ -1,0 +1,122 @@
+"""Planted faults that an audit must name, and honest networks on which it must find none."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import trustsnn
+from trustsnn.attacks import PGD
+from trustsnn.blocks import frozen, predict
+from trustsnn.models import build
+from trustsnn.neurons import STBP, SpikingNeuron, Surrogate
+from trustsnn.training import TrainConfig, train
+
+
+def audited(model, data, samples=100, **settings):
+    run = trustsnn.audit(model, data, samples=samples, quiet=True, **{"eps": [0.15], **settings})
+    return run, {finding["type"] for finding in run.findings}
+
+
+def test_a_sharp_surrogate_is_named_and_broken(digits_model, digits_test):
+    model = copy.deepcopy(digits_model)
+    for module in model.modules():
+        if isinstance(module, SpikingNeuron):
+            module.estimator = STBP(Surrogate("rectangular", 0.002))
+    run, types = audited(model, digits_test)
+    x, y = (torch.from_numpy(values) for values in digits_test.take(100, 0).batch(range(100)))
+    adversarial = PGD(eps=0.15, steps=10)(model, x, y)
+    with frozen(model):
+        believed = float((predict(model, adversarial).argmax(1) == y).float().mean())
+    assert believed - run.robust_accuracy["linf", 0.15].value >= 0.5
+    assert "gradient-masking" in types
+    assert run.exit_code == 3
+
+
+class Leaking(nn.Module):
+    """Keeps a trace of what it has seen."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.trace = model, 0.0
+
+    def forward(self, x):
+        logits = self.model(x)
+        self.trace = 0.5 * self.trace + logits.detach().mean()
+        return logits + self.trace * torch.arange(logits.shape[1])
+
+
+class Noisy(nn.Module):
+    """Adds noise that no generator of the caller decides."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model((x + 0.1 * torch.randn_like(x)).clamp(0, 1))
+
+
+class Rounding(nn.Module):
+    """Rounds pixels to 8 bits and passes the gradient straight through."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x + ((x * 255).round() / 255 - x).detach())
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"), [(Leaking, "contract-repeat"), (Noisy, "contract-repeat"), (Rounding, "input-rounded")]
+)
+def test_a_faulty_forward_is_named(fault, named, digits_model, digits_test):
+    model = trustsnn.wrap(fault(digits_model), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)
+    run, types = audited(model, digits_test, samples=40, attacks=[])
+    assert named in types
+    assert run.exit_code == 3
+
+
+def test_tied_logits_are_named(digits_train, digits_test):
+    model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.25, readout="spike-count", steps=2)
+    train(model, digits_train, TrainConfig(epochs=1, batch_size=64, learning_rate=4e-3))
+    run, types = audited(model, digits_test, attacks=[])
+    assert "tied-logits" in types
+    assert run.exit_code == 3
+
+
+def test_an_honest_network_raises_no_finding(digits_model, digits_test):
+    run, types = audited(digits_model, digits_test, eps=[0.05, 0.15])
+    assert not types
+    assert run.verdict == "pass"
+
+
+@pytest.mark.slow
+def test_ten_honest_networks_raise_no_finding(digits_train, digits_test):
+    for seed in range(10):
+        model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.5, seed=seed)
+        train(model, digits_train, TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3, seed=seed))
+        _, types = audited(model, digits_test, samples=200, eps=[0.05, 0.1, 0.15], seed=seed)
+        assert not types, f"seed {seed}"
+
+
+def test_the_ensemble_says_who_broke_what(digits_model, digits_test):
+    run, _ = audited(digits_model, digits_test)
+    cell = next(cell for cell in run.summary["cells"] if cell["cell"]["threat"]["attack"] == "snn-autoattack")
+    members = cell["diagnostics"]["members"]
+    assert members[0]["member"] == "APGD-CE through own"
+    assert all(later["tried"] <= row["tried"] - row["broken"] for row, later in pairwise(members))
+    import pandas as pd
+
+    table = pd.read_parquet(run.folder / "samples.parquet")
+    mine = table[table["cell"] == cell["key"]]
+    assert mine["broken_by"].notna().sum() == sum(row["broken"] for row in members)
+    assert not mine[mine["broken_by"].notna()]["correct"].any()
+    page = run.report.read_text()
+    assert "What the ensemble broke" in page
+    assert all(row["member"] in page for row in members)
