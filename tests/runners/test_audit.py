@@ -294,10 +294,9 @@ def test_findings_by_hand():
     assert one_step_beats_iterative(yes, no) == []
     assert one_step_beats_iterative(no, yes)[0]["type"] == "one-step-beats-iterative"
     assert one_step_beats_iterative(np.array([False] * 3 + [True] * 37), yes) == []  # 3 of 3: p = 0.125
-    inside = np.full(3, 0.1, dtype=np.float32)
-    assert domain_violated(inside, inside, "linf", 0.1, 0.0, 1.0) == []
-    assert domain_violated(inside * 1.01, inside, "linf", 0.1, 0.0, 1.0)[0]["type"] == "domain-violated"
-    assert domain_violated(inside, inside, "linf", 0.1, 0.0, 1.001)[0]["type"] == "domain-violated"
+    assert domain_violated(0.1, 0.1, 0.0, 1.0) == []
+    for violated in ((0.101, 0.1, 0.0, 1.0), (0.1, 0.1, 0.0, 1.001), (0.1, 0.1, -0.001, 1.0)):
+        assert domain_violated(*violated)[0]["type"] == "domain-violated"
 
 
 def test_eps_is_a_number_or_a_fraction():
