@@ -147,13 +147,15 @@ def _run_cells(
     run: RunFolder, plan: Sequence[PlannedCell], model: nn.Module, data: Dataset, config: AuditConfig, reporter: Reporter
 ) -> None:
     reporter.start(len(plan), len(data), done=sum(p.key in run.records for p in plan))
-    left = [p.attack for p in plan if p.key not in run.records]
-    x, y = (torch.from_numpy(values) for values in data.batch(range(min(BLOCK, len(data)))))
-    if told := cost.predicted(left, model, x, y, len(data)):
-        reporter.line(told)
+    told = False
     for planned in plan:
         if planned.key in run.records:
             continue
+        if isinstance(planned.attack, SNNAutoAttack) and not told:
+            left = [p.attack for p in plan if p.key not in run.records]
+            x, y = (torch.from_numpy(values) for values in data.batch(range(min(BLOCK, len(data)))))
+            reporter.line(cost.predicted(left, model, x, y, len(data)))
+            told = True
         reporter.cell(planned.label)
         begun = time.perf_counter()
         try:

@@ -14,11 +14,9 @@ from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
 from trustsnn.rng import Draws
 
 
-def predicted(attacks: Iterable[Attack | None], model: nn.Module, x: Tensor, y: Tensor, samples: int) -> str | None:
-    """One line on the ensembles among `attacks`, at the speed of one block `x` [B, ...]; None where there is none."""
+def predicted(attacks: Iterable[Attack | None], model: nn.Module, x: Tensor, y: Tensor, samples: int) -> str:
+    """One line on the ensembles among `attacks`, at least one, at the speed of one block `x` [B, ...]."""
     ensembles = [attack for attack in attacks if isinstance(attack, SNNAutoAttack)]
-    if not ensembles:
-        return None
     draws = Draws(0, "cost", tuple(f"cost-{i}" for i in range(len(x)))) if is_stochastic(model) else None
     with frozen(model):
         forward = _seconds(lambda: predict(model, x, draws))
