@@ -258,7 +258,7 @@ def torch_attack(name: str) -> type[TorchAttack]:
 
 
 def __getattr__(name: str) -> type[TorchAttack]:
-    """Every attack by its short name, so that a catalogue can point here and a worker can unpickle its settings."""
+    """Every attack by its short name, so that a catalogue can point here."""
     if name not in TORCHATTACKS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return torch_attack(PREFIX + name)
