@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from trustsnn.attacks.base import Attack, AttackResult
 from trustsnn.attacks.norms import check_norm, project, size
 from trustsnn.blocks import is_stochastic
-from trustsnn.errors import ConfigError, MissingExtraError, TrustSNNError
+from trustsnn.errors import ConfigError, MissingExtraError
 from trustsnn.rng import Draws, stream
 
 PREFIX = "torchattacks/"
@@ -72,17 +72,6 @@ TORCHATTACKS = (
 _RADIUS_IN_L2 = ("PGDL2", "PGDRSL2")
 _PEER_NORMS = {"linf": "Linf", "l2": "L2"}
 _PEER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
-
-
-class MissingTorchattacksError(MissingExtraError):
-    """torchattacks is not installed. No extra names it (see above), so the message gives the command itself."""
-
-    def __init__(self) -> None:
-        TrustSNNError.__init__(
-            self,
-            "The torchattacks adapter needs the package 'torchattacks', which is not installed. Install it with: "
-            "pip install --no-deps torchattacks==3.5.1",
-        )
 
 
 @dataclass(frozen=True)
@@ -221,7 +210,8 @@ def _peer_class(method: str) -> Any:
     try:
         return getattr(import_module("torchattacks"), method)
     except ModuleNotFoundError as error:
-        raise MissingTorchattacksError from error
+        install = "pip install --no-deps torchattacks==3.5.1"  # no extra names it, see above
+        raise MissingExtraError("torchattacks", "The torchattacks adapter", install) from error
 
 
 @cache

@@ -82,11 +82,10 @@ class APGD(RestartedAttack):
 
     name: ClassVar[str] = "apgd"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    least: ClassVar[dict[str, float]] = {**RestartedAttack.least, "targets": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.targets < 0:
-            raise ConfigError(f"Expected at least 1 step and 0 targets, got {self.steps} and {self.targets}.")
         if self.targets and self.targeted:
             raise ConfigError("targets already names the classes to move towards. Leave out targeted=True.")
 

@@ -61,6 +61,7 @@ class Attack(ABC):
 
     name: ClassVar[str]
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    least: ClassVar[dict[str, float]] = {"seed": -math.inf}  # of whole-number settings: of the others, which count something, 1
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps >= 0):
@@ -69,8 +70,9 @@ class Attack(ABC):
             value, kind = getattr(self, setting.name), setting.type
             if kind in ("int", "bool") and type(value).__name__ != kind:
                 raise ConfigError(f"Expected {setting.name} of {self.name} as {kind}, got {value!r}.")
-        if self.eot < 1:
-            raise ConfigError(f"Expected eot of at least 1, got {self.eot}.")
+            least = self.least.get(setting.name, 1)
+            if kind == "int" and value < least:
+                raise ConfigError(f"Expected {setting.name} of at least {least:g}, got {value}.")
         check_norm(self.norm, self.norms)
         check_loss(self.loss)
 

@@ -44,8 +44,6 @@ class CW(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.searches < 1:
-            raise ConfigError(f"Expected at least 1 step and 1 search, got {self.steps} and {self.searches}.")
         for name in ("first_c", "learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ConfigError(f"Expected a positive {name}, got {getattr(self, name)}.")

@@ -37,11 +37,8 @@ class DeepFool(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.candidates < 1 or not self.overshoot >= 0:
-            raise ConfigError(
-                "Expected at least 1 step and 1 candidate and an overshoot of at least 0, got "
-                f"{self.steps}, {self.candidates} and {self.overshoot}."
-            )
+        if not self.overshoot >= 0:
+            raise ConfigError(f"Expected an overshoot of at least 0, got {self.overshoot}.")
         if self.targeted:
             raise ConfigError("DeepFool moves to the nearest other class. Leave out targeted=True, or use apgd.")
 

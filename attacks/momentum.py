@@ -27,8 +27,6 @@ class MIFGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ConfigError(f"Expected at least 1 step, got {self.steps}.")
         if not (math.isfinite(self.decay) and self.decay >= 0):
             raise ConfigError(f"Expected decay of at least 0, got {self.decay}.")
 

@@ -34,8 +34,6 @@ class PGD(RestartedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ConfigError(f"Expected at least 1 step, got {self.steps}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ConfigError(f"Expected a positive step_size, got {self.step_size}.")
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.base import Attack, AttackResult
 from trustsnn.blocks import is_stochastic, predict
-from trustsnn.errors import ConfigError
 from trustsnn.rng import Draws
 
 
@@ -47,11 +46,6 @@ class RestartedAttack(Attack):
 
     restarts: int = 1
     early_stop: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.restarts < 1:
-            raise ConfigError(f"Expected at least 1 restart, got {self.restarts}.")
 
     @abstractmethod
     def _search(self, model: nn.Module, problem: Problem) -> Outcome: ...

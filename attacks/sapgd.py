@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trustsnn.attacks.apgd import checkpoints, edge_start
 from trustsnn.attacks.norms import per_sample, project, size
 from trustsnn.attacks.restarts import Outcome, Problem, RestartedAttack
-from trustsnn.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +26,6 @@ class SAPGD(RestartedAttack):
 
     name: ClassVar[str] = "sapgd"
     norms: ClassVar[tuple[str, ...]] = ("linf",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise ConfigError(f"Expected at least 1 step, got {self.steps}.")
 
     def _search(self, model: nn.Module, problem: Problem) -> Outcome:
         x, y, goal, draws, stops = problem

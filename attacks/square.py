@@ -49,8 +49,6 @@ class Square(RestartedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 1:
-            raise ConfigError(f"Expected at least 1 query, got {self.queries}.")
         if not 0 < self.patch <= 1:
             raise ConfigError(f"Expected patch as a share of the image in (0, 1], got {self.patch}.")
 

@@ -40,7 +40,5 @@ class UnsafeArtifactError(TrustSNNError):
 class MissingExtraError(TrustSNNError):
     """An optional package is needed. The message names the install command."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed. Install it with: pip install 'trustsnn[{extra}]'"
-        )
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        super().__init__(f"{purpose} needs the package '{package}', which is not installed. Install it with: {install}")

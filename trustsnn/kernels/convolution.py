@@ -84,7 +84,7 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: M
         turned = F.pad(turned, (0, 0, 0, 0, 0, inputs % 2, 0, -outputs % chunk))
         data = turned.reshape(chunks, chunk, -1, 2, high, wide).permute(0, 4, 5, 2, 1, 3).to(torch.bfloat16)
         return Packed(data.contiguous(), shape, method)  # type: ignore[arg-type]
-    block = _block(inputs, wide)
+    block = _block(inputs)
     tiled = method in ("tiles", "half tiles")
     size = (36, chunks, inputs, chunk) if tiled else (groups, chunks, high, -(-inputs // block), wide, block, chunk)
     data = torch.empty(size, dtype=torch.bfloat16 if method == "half tiles" else torch.float32)
@@ -205,8 +205,8 @@ def _chunk(outputs: int) -> int:
     return 64 if outputs > 32 else 32 if outputs > 16 else 16
 
 
-def _block(inputs: int, wide: int) -> int:
-    """Inputs whose weights, for a row of the kernel and a chunk of outputs, stay in the L1 or L2 cache together."""
+def _block(inputs: int) -> int:
+    """Inputs that one word of bits says of whether they are active."""
     return min(inputs, 64)
 
 
@@ -218,6 +218,6 @@ def _shape(images: Tensor, out: Tensor, weight: tuple[int, ...], geometry: Geome
         stride_h=geometry.stride[0], stride_w=geometry.stride[1], up_h=1, up_w=1,
         top=geometry.padding[0], left=geometry.padding[1],
         dilation_h=geometry.dilation[0], dilation_w=geometry.dilation[1], groups=geometry.groups,
-        block=_block(inputs, wide), chunk=_chunk(outputs // geometry.groups),
+        block=_block(inputs), chunk=_chunk(outputs // geometry.groups),
         threads=torch.get_num_threads(), dense_above=DENSE_ABOVE,
     )  # fmt: skip

@@ -43,7 +43,7 @@ struct Norm {
 // A convolution of images [images, height, width, inputs] to [images, rows, columns, outputs], channels last. `top` and
 // `left` pad before the first row and column; `up` inserts zeros between the pixels of the input (a transposed
 // convolution). Weights are packed [groups][chunks][kernel_h][blocks][kernel_w][block][chunk] of inputs and outputs, with
-// zeros where a group does not fill its last block or chunk. An image with a larger share of active inputs than
+// zeros where a group does not fill its last block (of at most 64 inputs) or chunk. An image with a larger share of active inputs than
 // `dense_above` is multiplied out; the result is the same bits either way.
 struct Shape {
     int64_t images, height, width, inputs, rows, columns, outputs, kernel_h, kernel_w, stride_h, stride_w, up_h, up_w, top,

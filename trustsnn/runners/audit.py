@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -244,17 +245,17 @@ def _evaluate(
     if attack is None:
         reasons += findings.of_ties(np.concatenate(logits))
     elif clean is not None:
-        attacked = clean["correct"].to_numpy(zero_copy_only=False)
+        attacked = _correct(run, plan[0].key)
         diagnostics = {
             "zero_gradient_fraction": float(zero[attacked].mean()) if attacked.any() else 0.0,
             "nonfinite_gradients": int(bad[attacked].sum()),
         }
-        finished = {p.key: run.samples(p.key)["correct"].to_numpy(zero_copy_only=False) for p in plan if p.key in run.records}
+        finished = [p for p in plan if p.key in run.records]
         reasons = [
             *zero_gradients(zero[attacked]),
             *nonfinite_gradients(bad[attacked]),
             *domain_violated(largest, attack.eps, low, high),
-            *findings.of_the_attack(plan, planned, attack, arrays["correct"], finished),
+            *findings.of_the_attack(finished, planned, attack, arrays["correct"], partial(_correct, run)),
         ]
         if members:
             diagnostics["members"] = findings.merged(members)
@@ -285,6 +286,10 @@ def _record(
         "spike_rates": rates,
         "diagnostics": diagnostics,
     }
+
+
+def _correct(run: RunFolder, key: str) -> Any:
+    return run.samples(key)["correct"].to_numpy(zero_copy_only=False)
 
 
 def _unbounded(model: nn.Module, attack: SNNAutoAttack, data: Dataset, rows: Any) -> list[dict[str, Any]]:

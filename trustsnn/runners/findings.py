@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from trustsnn.rng import Draws
 from trustsnn.runners.plan import PlannedCell
 
 Findings = list[dict[str, Any]]
-Outcomes = Mapping[str, NDArray[np.bool_]]  # by key of a finished cell: per sample whether the model stays correct
+Correct = NDArray[np.bool_]  # per sample whether the model stays correct
 
 NOISE = 0.4 / 255  # rounds away where pixels are rounded to 8 bits
 UNBOUNDED_SAMPLES = 32
@@ -45,23 +45,24 @@ def of_ties(logits: NDArray[np.float32]) -> Findings:
 
 
 def of_the_attack(
-    plan: Sequence[PlannedCell], planned: PlannedCell, attack: Attack, correct: NDArray[np.bool_], outcomes: Outcomes
+    finished: Sequence[PlannedCell], planned: PlannedCell, attack: Attack, correct: Correct, outcome: Callable[[str], Correct]
 ) -> Findings:
-    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps."""
+    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps.
+    `outcome` reads what a cell left, by its key."""
     found: Findings = []
     if attack.name == "fgsm":
         return found
-    for other in plan:
+    for other in finished:
         before = other.attack
-        if before is None or other.key not in outcomes:
+        if before is None:
             continue
         same = (before.norm, before.eps, before.targeted) == (attack.norm, attack.eps, attack.targeted)
         through = other.cell["estimator"] == planned.cell["estimator"]
         if before.name == "fgsm" and same and (through or attack.name == SNNAutoAttack.name):
-            found += verdict.one_step_beats_iterative(outcomes[other.key], correct)
+            found += verdict.one_step_beats_iterative(outcome(other.key), correct)
         steps = _twice(before, attack)
         if steps is not None and through:
-            found += verdict.more_steps_still_gain(outcomes[other.key], correct, steps)
+            found += verdict.more_steps_still_gain(outcome(other.key), correct, steps)
     return found
 
 

@@ -28,7 +28,7 @@ PROFILES = {
         5,
     ),
     "standard": Profile(
-        "FGSM, PGD-40 with two restarts and two losses, and the standard ensemble: 9 estimators, 15 attacks",
+        "FGSM, PGD-40 with two restarts and two losses, and the standard ensemble over gradient estimators",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 40, "restarts": 2}),
@@ -38,7 +38,7 @@ PROFILES = {
         10,
     ),
     "full": Profile(
-        "FGSM, PGD-50 and PGD-100, targeted PGD, and the full ensemble: 13 estimators, 22 attacks",
+        "FGSM, PGD-50 and PGD-100, PGD-100 with five restarts on the margin loss and targeted, and the full ensemble over gradient estimators",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 50}),
