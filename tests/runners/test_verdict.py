@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import trustsnn
-from trustsnn.attacks import PGD
+from trustsnn.attacks import APGD, PGD
 from trustsnn.blocks import frozen, predict
 from trustsnn.models import build
 from trustsnn.neurons import STBP, SpikingNeuron, Surrogate
+from trustsnn.runners import findings
 from trustsnn.training import TrainConfig, train
 
 
@@ -103,6 +104,21 @@ def test_ten_honest_networks_raise_no_finding(digits_train, digits_test):
         train(model, digits_train, TrainConfig(epochs=8, batch_size=64, learning_rate=4e-3, seed=seed))
         _, types = audited(model, digits_test, samples=200, eps=[0.05, 0.1, 0.15], seed=seed)
         assert not types, f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    ("fewer", "more", "steps"),
+    [
+        (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=20), (10, 20)),  # with steps of half the size
+        (APGD(eps=0.1, steps=10), APGD(eps=0.1, steps=20), (10, 20)),
+        (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=30), None),
+        (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=20, loss="margin"), None),
+        (PGD(eps=0.1, steps=10, step_size=0.1), PGD(eps=0.1, steps=20), None),
+        (PGD(eps=0.1, steps=10), APGD(eps=0.1, steps=20), None),
+    ],
+)
+def test_an_attack_is_held_against_itself_with_half_the_steps(fewer, more, steps):
+    assert findings._twice(fewer, more) == steps
 
 
 def test_the_ensemble_says_who_broke_what(digits_model, digits_test):

@@ -67,10 +67,10 @@ def of_the_attack(
 
 
 def _twice(before: Attack, attack: Attack) -> tuple[int, int] | None:
-    """The steps of two attacks that are the same but for twice the steps."""
-    one, two = before.describe(), attack.describe()
-    steps = one.pop("steps", 0), two.pop("steps", 0)
-    return steps if one == two and steps[0] > 0 and steps[1] == 2 * steps[0] else None
+    """The steps of two attacks that are the same but for twice the steps. A step size that follows from the steps may differ."""
+    steps: tuple[int, int] = getattr(before, "steps", 0), getattr(attack, "steps", 0)
+    twice = type(before) is type(attack) and steps[0] > 0 and steps[1] == 2 * steps[0]
+    return steps if twice and replace(before, steps=steps[1]) == attack else None  # type: ignore[call-arg]
 
 
 def of_the_ensemble(
