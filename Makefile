@@ -10,7 +10,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow lint types docs bench clean
+.PHONY: audit test test-slow lint types docs bench results-attacks clean
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -43,7 +43,19 @@ bench: $(BENCH)/.installed
 	for name in layer training accuracy inference attacks audit scaling batch_invariance; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json runs/bench/$$name.json || exit 1; \
 	done
-	$(BENCH)/bin/python benchmarks/table.py runs/bench --out docs/results/speed.md
+	$(BENCH)/bin/python benchmarks/table.py speed
+
+# Hours on two cores; what was computed is kept under runs/attacks, so that a killed one goes on.
+results-attacks: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/model.py --json runs/bench/model.json
+	$(BENCH)/bin/python benchmarks/model.py --data mnist --json runs/bench/model-mnist.json
+	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --json runs/attacks/strength-mnist.json
+	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --json runs/attacks/strength-mnist-l2.json
+	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --json runs/attacks/strength-cifar10.json
+	for name in curves inherent poisson events; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --json runs/attacks/$$name.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/table.py attacks
 
 clean:
 	rm -rf $(VENV) $(BENCH) build site *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -121,10 +122,12 @@ the last ones break was left by all before. Attacks of other surrogates are a sa
 @dataclass(frozen=True)
 class EnsembleResult(AttackResult):
     """As `AttackResult`, with the members that ran, and for each sample which of them broke it: its place in `members`, -1 where
-    none did and -2 where the sample was misclassified to begin with."""
+    none did and -2 where the sample was misclassified to begin with. `seconds`: processor time at the end of each member that
+    ran, from the start."""
 
     members: tuple[Member, ...] = ()
     broken_by: Tensor | None = None
+    seconds: tuple[float, ...] = ()
 
     def names(self) -> list[str | None]:
         """For each sample the label of the member that broke it."""
@@ -177,6 +180,7 @@ class SNNAutoAttack(Attack):
         return repeats * gradients, repeats * forwards
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> EnsembleResult:
+        begun, seconds = time.process_time(), []
         members = self.members(model)
         found = x.clone()
         broken_by = torch.full_like(y, -1)
@@ -203,8 +207,9 @@ class SNNAutoAttack(Attack):
             kept = fooled | (value > best[rows])
             found[rows[kept]], best[rows[kept]] = result.adversarial[kept], value[kept]
             broken_by[rows[fooled]] = place
+            seconds.append(time.process_time() - begun)
         zero &= broken_by != -2
-        return EnsembleResult(found, zero, bad, None, members, broken_by)
+        return EnsembleResult(found, zero, bad, None, members, broken_by, tuple(seconds))
 
 
 def _norms(member: Member) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""docs/results/speed.md out of the results that the benchmarks left as JSON.
+"""A document of docs/results out of what the benchmarks left as JSON.
 
-python benchmarks/table.py runs/bench --out docs/results/speed.md
+python benchmarks/table.py speed
+python benchmarks/table.py attacks
 """
 
 from __future__ import annotations
@@ -8,46 +9,76 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from report import markdown
 
-ORDER = ("model", "model-mnist", "layer", "training", "accuracy", "inference", "attacks", "audit", "scaling", "batch_invariance")
-INTRODUCTION = """# Speed
 
-{machine}
+class Document(NamedTuple):
+    """Where the JSON files lie, in which order they come, and what stands before them."""
 
-Made by `make bench`; each section has its own command, to be run with `.bench/bin/python` from the root of the checkout. All
-contenders of a table run in turn in one process, with the same threads and the same setting of the allocator
-(`trustsnn.process.keep_freed_memory`). A time is the median of the rounds. A ratio is taken round by round; its median and quartiles
-stand here, and higher is faster. Ratios hold on other machines better than times do. What each peer computes, and how far it differs,
-is in [benchmarks/peers.py](../../benchmarks/peers.py). Nothing here was measured on a GPU.
-"""
+    folder: Path
+    order: tuple[str, ...]
+    introduction: str
+
+
+_COMMANDS = "each section has its own command, to be run with `.bench/bin/python` from the root of the checkout."
+DOCUMENTS = {
+    "speed": Document(
+        Path("runs/bench"),
+        (
+            *("model", "model-mnist", "layer", "training", "accuracy", "accuracy-vgg9", "inference", "attacks", "audit"),
+            *("scaling", "batch_invariance"),
+        ),
+        f"""# Speed
+
+{{machine}}
+
+Made by `make bench`; {_COMMANDS} All contenders of a table run in turn in one process, with the same threads and the same setting
+of the allocator (`trustsnn.process.keep_freed_memory`). A time is the median of the rounds. A ratio is taken round by round; its
+median and quartiles stand here, and higher is faster. Ratios hold on other machines better than times do. What each peer computes,
+and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). Nothing here was measured on a GPU.
+""",
+    ),
+    "attacks": Document(
+        Path("runs/attacks"),
+        ("strength-mnist", "strength-cifar10", "strength-mnist-l2", "curves", "inherent", "poisson", "events"),
+        f"""# Attacks
+
+{{machine}}
+
+Made by `make results-attacks`; {_COMMANDS} A figure is the share of the test images that the network still classifies correctly,
+with its 95 % interval (Wilson) and count. What the tables say, read against what was expected, is in
+[attacks-findings.md](attacks-findings.md).
+""",
+    ),
+}
 
 
 def main() -> None:
     """Read a folder of JSON files; write one document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="with the JSON files")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/speed.md"), help="(default %(default)s)")
+    parser.add_argument("document", choices=list(DOCUMENTS), help="of docs/results")
     given = parser.parse_args()
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(given.folder.glob("*.json"))}
+    folder, order, introduction = DOCUMENTS[given.document]
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     if not results:
-        raise SystemExit(f"There is no result in {given.folder}. Run a benchmark with --json {given.folder}/NAME.json first.")
-    names = [*(name for name in ORDER if name in results), *(name for name in results if name not in ORDER)]
+        raise SystemExit(f"There is no result in {folder}. Run a benchmark with --json {folder}/NAME.json first.")
+    names = [*(name for name in order if name in results), *(name for name in results if name not in order)]
     machines = {machine(results[name]) for name in names}
     same = len(machines) == 1
     first = machines.pop() if same else "The sections come from different machines or versions; each says which."
-    parts = [INTRODUCTION.format(machine=first)]
+    parts = [introduction.format(machine=first)]
     for name in names:
         result = results[name]
         parts.append(f"## {result['title']}\n\n    {result['command']}\n\n{result['date']}, {source(result)}.")
         if not same:
             parts.append(machine(result))
         parts += [markdown(section, level=3) for section in result["sections"]]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text("\n\n".join(part.strip() for part in parts) + "\n")
-    print(f"{given.out}: {', '.join(names)}")
+    out = Path(f"docs/results/{given.document}.md")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    print(f"{out}: {', '.join(names)}")
 
 
 def machine(result: dict[str, Any]) -> str:

@@ -1,0 +1,185 @@
+"""Who breaks most: snn-autoattack, each of its estimators alone, and the attacks of torchattacks, on the same images.
+
+    python benchmarks/strength.py --data mnist
+    python benchmarks/strength.py --data cifar10
+    python benchmarks/strength.py --data mnist --norm l2
+
+Every attack meets the same network on trustsnn's kernels, torchattacks through `trustsnn.attacks.adapter`; what it returns is
+projected to the ball and judged by the same forward pass. The images go by in chunks, each attacked by everyone in turn. What
+was computed is kept under --keep, so that a killed run goes on; --minutes ends it early, with the chunks that everyone has met.
+Time is processor time. "The ensemble in that time" is the full ensemble, cut after the last member that had ended by then.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import begin, images, options
+from model import RECIPES, trained
+from numpy.typing import NDArray
+from outcomes import Arrays, Outcomes
+from report import Report
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from trustsnn.attacks import APGD, PGD, Attack, Square
+from trustsnn.attacks.adapter import torch_attack
+from trustsnn.attacks.autoattack import MEMBERS, EnsembleResult, SNNAutoAttack
+from trustsnn.attacks.estimators import estimator
+from trustsnn.blocks import frozen, predict
+from trustsnn.checkpoint import model_hash
+from trustsnn.runners.config import parse_eps
+from trustsnn.statistics import proportion
+
+EPS = {("mnist", "linf"): "0.07,0.1,0.15", ("cifar10", "linf"): "1/255,2/255,4/255"}
+EPS |= {("mnist", "l2"): "1,1.5,2", ("cifar10", "l2"): "0.05,0.1,0.2"}
+LAST = "snn-autoattack, full"
+Correct = NDArray[np.bool_]
+
+
+def peers(eps: float, norm: str, wanted: set[str]) -> dict[str, Attack]:
+    """torchattacks' attacks, each as strong as its papers run it."""
+    pgd = "PGD" if norm == "linf" else "PGDL2"
+    step = {"alpha": 2.5 * eps / 100}
+    settings: dict[str, dict[str, Any]] = {
+        pgd: {"steps": 100, **step},
+        "APGD": {"steps": 100},
+        "Square": {"n_queries": 5000},
+        "CW": {"c": 1, "steps": 100, "lr": 0.01},
+        "DeepFool": {"steps": 50},
+        "AutoAttack": {},
+    }
+    found: dict[str, Attack] = {}
+    for name, each in settings.items():
+        method = torch_attack(f"torchattacks/{name}")
+        if name in wanted and norm in method.norms:
+            found[f"torchattacks/{name}{'-100' if name == pgd else ''}"] = method(eps=eps, norm=norm, settings=each, batched=True)
+    return found
+
+
+def ours(eps: float, norm: str, steps: int, singles: bool) -> dict[str, Attack]:
+    """The same as torchattacks' PGD and Square, APGD through each estimator of the full ensemble, and the ensemble's profiles."""
+    found: dict[str, Attack] = {
+        f"PGD-{steps}": PGD(eps=eps, norm=norm, steps=steps),
+        "Square": Square(eps=eps, norm=norm, queries=5000),
+    }
+    through = {m.label.partition(" through ")[2]: m.through for m in MEMBERS["full"] if m.label.startswith("APGD-CE through")}
+    for label, chosen in through.items() if singles else ():
+        found[f"APGD-{steps} through {label}"] = APGD(
+            eps=eps, norm=norm, steps=steps, estimator=estimator(**chosen) if chosen else None
+        )
+    return found | {f"snn-autoattack, {name}": SNNAutoAttack(eps=eps, norm=norm, profile=name) for name in MEMBERS}
+
+
+def attacked(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, ids: list[str]) -> Arrays:
+    """Who is still right [B], the processor seconds, and of an ensemble when each sample fell (infinity where it did not)."""
+    begun = time.process_time()
+    result = attack.run(model, x, y, ids)
+    seconds = time.process_time() - begun
+    with frozen(model):
+        correct = (predict(model, result.adversarial).argmax(1) == y).numpy()
+    found = {"correct": correct, "processor": np.array(seconds)}
+    if isinstance(result, EnsembleResult) and result.broken_by is not None:
+        ends = np.array([*result.seconds, *[np.inf] * (len(result.members) - len(result.seconds)), 0.0, np.inf])
+        found["fell"] = ends[result.broken_by.numpy()]  # -2: wrong when clean, -1: never
+    return found
+
+
+def main() -> None:
+    """One table for each eps."""
+    parser = options(__doc__.splitlines()[0])
+    _arguments(parser)
+    given = begin(parser)
+    model = trained(given.model or RECIPES[given.data].folder)
+    x, y = images(given.data, "test", given.samples)
+    outcomes = Outcomes(given.keep)
+    digest = model_hash(model)
+    ends = time.monotonic() + 60 * given.minutes
+    report = Report(f"Who breaks most: {model.architecture['name']} on {given.data}, T = {model.spec.steps}, {given.norm}", given)
+    with frozen(model):
+        clean = (predict(model, x).argmax(1) == y).numpy()
+    for text in (given.eps or EPS[given.data, given.norm]).split(","):
+        eps = parse_eps(text)
+        who = {**peers(eps, given.norm, set(given.peers.split(","))), **ours(eps, given.norm, given.steps, not given.no_singles)}
+        kept: dict[str, list[Arrays]] = {name: [] for name in who}
+        for start in range(0, len(x), given.chunk):
+            part, labels = x[start : start + given.chunk], y[start : start + given.chunk]
+            ids = [f"{given.data}-{row}" for row in range(start, start + len(part))]
+            found = {}
+            for name, attack in who.items():
+                decides = _decides(digest, given, start, len(part), attack)
+                if time.monotonic() > ends and not outcomes.has(decides):
+                    break
+                found[name] = outcomes.get(decides, partial(attacked, model, attack, part, labels, ids))
+                right = int(found[name]["correct"].sum())
+                print(f"  eps {text}, images {start} to {start + len(part) - 1}: {name}: {right} right, "
+                      f"{float(found[name]['processor']):.0f} s", flush=True)  # fmt: skip
+            if len(found) < len(who):
+                break
+            for name, arrays in found.items():
+                kept[name].append(arrays)
+        count = sum(len(arrays["correct"]) for arrays in kept[LAST])
+        if count:
+            _table(report, f"eps {text}, {count} images", kept, clean[:count])
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", choices=list(RECIPES), default="mnist", help="and with it the network (default %(default)s)")
+    parser.add_argument("--model", type=Path, help="take this checkpoint folder")
+    parser.add_argument("--norm", choices=("linf", "l2"), default="linf", help="(default %(default)s)")
+    parser.add_argument("--eps", help="radii with commas (default: three for each data set and norm)")
+    parser.add_argument("--samples", type=int, default=1000, help="test images (default %(default)s)")
+    parser.add_argument("--chunk", type=int, default=250, help="images that are handed to an attack (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="of APGD through one estimator (default %(default)s)")
+    parser.add_argument("--no-singles", action="store_true", help="leave out APGD through one estimator")
+    names = "PGD,PGDL2,APGD,Square,CW,DeepFool,AutoAttack"
+    parser.add_argument("--peers", default=names, help="attacks of torchattacks (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="start nothing new after these")
+    parser.add_argument("--keep", type=Path, default=Path("runs/attacks/outcomes"), help="(default %(default)s)")
+
+
+def _decides(digest: str, given: Namespace, start: int, count: int, attack: Attack) -> dict[str, Any]:
+    through = attack.estimator.describe() if attack.estimator is not None else None
+    return {
+        "model": digest, "data": [given.data, "test", given.samples, start, count], "threat": attack.describe(),
+        "estimator": through, "seed": attack.seed, "threads": given.threads,
+    }  # fmt: skip
+
+
+def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Correct) -> None:
+    """One row an attack, with what the full ensemble had broken in the same time."""
+    rows = []
+    last = kept[LAST]
+    worst = np.concatenate([arrays["correct"] for arrays in last])
+    for name, parts in kept.items():
+        correct = np.concatenate([arrays["correct"] for arrays in parts])
+        cut = np.concatenate([ens["fell"] > arrays["processor"] for ens, arrays in zip(last, parts, strict=True)])
+        alone = int((worst & ~correct).sum()), int((correct & ~worst).sum())
+        rows.append([
+            name,
+            _share(correct),
+            f"{sum(float(arrays['processor']) for arrays in parts):.0f} s",
+            "" if name == LAST else f"{cut.mean():.1%}",
+            "" if name == LAST else f"{alone[0]}, {alone[1]}" + _chance(*alone),
+        ])  # fmt: skip
+    columns = ["attack", "robust (95 % interval)", "time", "the ensemble in that time", f"broken here only, by {LAST} only"]
+    note = f"Without an attack: {_share(clean)}. Exact McNemar test."
+    report.table(title, columns, rows, note, {name: [int(a["correct"].sum()) for a in parts] for name, parts in kept.items()})
+
+
+def _chance(one: int, other: int) -> str:
+    return f" (p = {binomtest(one, one + other).pvalue:.2g})" if one + other else ""
+
+
+def _share(correct: Correct) -> str:
+    figure = proportion(int(correct.sum()), len(correct))
+    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
+
+
+if __name__ == "__main__":
+    main()
