@@ -206,6 +206,20 @@ def test_a_reset_mends_a_leaking_module():
     assert "contract-repeat" not in findings
 
 
+def test_a_forward_that_writes_into_its_input_is_named():
+    class Scaling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(x.mul_(2.0))
+
+    (finding,) = check_contract(Scaling(), torch.full((8, 4), 0.75), 3)
+    assert finding["type"] == "contract-input"
+    assert finding["evidence"] == {"lowest_value": 1.5, "highest_value": 1.5}
+
+
 def test_wrapped_modules():
     class Steps(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

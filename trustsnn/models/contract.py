@@ -19,16 +19,30 @@ def _logits(model: nn.Module, x: Tensor, ids: tuple[str, ...]) -> Tensor:
         return model(x, generator=Draws(0, "contract", ids)) if stochastic else model(x)  # type: ignore[no-any-return]
 
 
+def _written(x: Tensor) -> dict[str, Any]:
+    low, high = float(x.min()), float(x.max())
+    return {
+        "type": "contract-input",
+        "message": f"The model's forward writes into its input: after one call the batch of its caller held values in "
+        f"[{low:.4g}, {high:.4g}]. Clean and attacked samples change under way, and no figure below can be trusted. Let forward "
+        "work on a copy (x = x * scale instead of x.mul_(scale)).",
+        "evidence": {"lowest_value": low, "highest_value": high},
+        "threshold": 0,
+        "source": "trustsnn model contract",
+    }
+
+
 def check_contract(model: nn.Module, x: Tensor, classes: int) -> list[dict[str, Any]]:
     """Findings on a model, each with type, message and evidence; an empty list where the contract holds.
 
-    Runs the same batch twice, split in two and reversed, at equal batch shape (the rest is padded with zeros), so that
+    A forward that writes into its input is one, since the batch of whoever called it then leaves the domain. Further runs the same batch twice, split in two and reversed, at equal batch shape (the rest is padded with zeros), so that
     what differs is state or randomness and not the arithmetic of another shape. Run it on one block.
 
     Raises:
         ModelContractError: the model gives no finite logits of shape [B, classes], so that nothing can be evaluated.
     """
     ids = tuple(f"contract-{i}" for i in range(len(x)))
+    given, x = x, x.clone()
     try:
         first = _logits(model, x, ids)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError) as error:
@@ -42,6 +56,8 @@ def check_contract(model: nn.Module, x: Tensor, classes: int) -> list[dict[str, 
         )
     if not torch.isfinite(first).all():
         raise ModelContractError("Expected finite logits, got NaN or infinity on clean inputs.")
+    if not torch.equal(x, given):
+        return [_written(x)]
     scale = float(first.abs().max()) + 1e-12
     half = max(1, len(x) // 2)
     back = torch.arange(len(x) - 1, -1, -1)
