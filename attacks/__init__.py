@@ -10,6 +10,8 @@ from trustsnn.lazy import lazy_names
 if TYPE_CHECKING:
     from trustsnn.attacks.apgd import APGD
     from trustsnn.attacks.base import Attack, AttackResult
+    from trustsnn.attacks.budgets import SmallestEps, restarts_curve, smallest_eps, steps_curve
+    from trustsnn.attacks.curves import BudgetCurve, Curve, EpsCurve, robust_curve
     from trustsnn.attacks.cw import CW
     from trustsnn.attacks.deepfool import DeepFool
     from trustsnn.attacks.fgsm import FGSM, RFGSM
@@ -26,16 +28,24 @@ _lazy = lazy_names(
         "APGD": "apgd",
         "Attack": "base",
         "AttackResult": "base",
+        "BudgetCurve": "curves",
         "CW": "cw",
+        "Curve": "curves",
         "DeepFool": "deepfool",
+        "EpsCurve": "curves",
         "FGSM": "fgsm",
         "MIFGSM": "momentum",
         "PGD": "pgd",
         "PGD0": "pgd0",
         "RFGSM": "fgsm",
         "SAPGD": "sapgd",
+        "SmallestEps": "budgets",
         "Square": "square",
         "Transfer": "transfer",
+        "restarts_curve": "budgets",
+        "robust_curve": "curves",
+        "smallest_eps": "budgets",
+        "steps_curve": "budgets",
     },
 )
 
@@ -44,16 +54,24 @@ __all__ = [
     "ATTACKS",
     "Attack",
     "AttackResult",
+    "BudgetCurve",
     "CW",
+    "Curve",
     "DeepFool",
+    "EpsCurve",
     "FGSM",
     "MIFGSM",
     "PGD",
     "PGD0",
     "RFGSM",
     "SAPGD",
+    "SmallestEps",
     "Square",
     "Transfer",
+    "restarts_curve",
+    "robust_curve",
+    "smallest_eps",
+    "steps_curve",
 ]
 
 

@@ -83,8 +83,8 @@ class Attack(ABC):
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> AttackResult:
         """As the call, with what was seen of the gradients."""
-        _check_batch(model, x, y)
-        draws = Draws(self.seed, self.name, tuple(map(str, ids)) if ids is not None else _content_ids(x))
+        check_batch(model, x, y)
+        draws = Draws(self.seed, self.name, tuple(map(str, ids)) if ids is not None else content_ids(x))
         if len(draws.ids) != len(x):
             raise ConfigError(f"Expected {len(x)} ids, one a sample, got {len(draws.ids)}.")
         estimator = self.estimator.applied(model) if self.estimator is not None else nullcontext()
@@ -132,7 +132,8 @@ class Attack(ABC):
         return torch.stack([y, (y + offset.to(y.device)) % classes], 1)
 
 
-def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
+def check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """ConfigError or DataError for what is no batch of images [B, ...] in [0, 1] with labels [B], for a model of images."""
     domain = getattr(getattr(model, "spec", None), "domain", "image")
     if domain != "image":
         raise ConfigError(
@@ -153,5 +154,6 @@ def _check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
         )
 
 
-def _content_ids(x: Tensor) -> tuple[str, ...]:
+def content_ids(x: Tensor) -> tuple[str, ...]:
+    """A hash of each sample, for draws that nothing else keys."""
     return tuple(hashlib.sha256(sample.contiguous().cpu().numpy().tobytes()).hexdigest()[:16] for sample in x)
