@@ -17,6 +17,13 @@ from trustsnn.neurons import GradientEstimator, SpikingNeuron
 from trustsnn.neurons.estimator import over_time
 
 
+class _NoSpike(GradientEstimator):
+    """In place of an estimator where there is no spike to differentiate."""
+
+    def describe(self) -> dict[str, object]:
+        return {"name": "relu"}
+
+
 class Rectifier(SpikingNeuron):
     """What takes a neuron's place: relu(gain * x) of its current x over the one step [1, B, ...], with the neuron's gain."""
 
@@ -24,7 +31,7 @@ class Rectifier(SpikingNeuron):
         super().__init__(neuron.dynamics)
         leak, threshold = neuron.parameters_in_bounds()
         self.leak, self.threshold = leak.detach().clone(), threshold.detach().clone()
-        self.estimator = GradientEstimator()  # it has no spike to differentiate
+        self.estimator = _NoSpike()
 
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
         driven = current * (1 - self.leak) if self.dynamics.gain == "leaky" else current

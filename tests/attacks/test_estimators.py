@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import subprocess
@@ -17,6 +18,7 @@ from trustsnn.attacks.estimators import ASSG, BPTR, CBA, ESTIMATORS, HART, PDSG,
 from trustsnn.attacks.losses import cross_entropy
 from trustsnn.attacks.twin import ann_twin
 from trustsnn.blocks import frozen, input_gradient, predict
+from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models import build
 from trustsnn.neurons import STBP, Dynamics, SpikingNeuron, Surrogate
@@ -304,6 +306,19 @@ def test_cba_with_a_leaky_gain_soft_reset_and_a_spiking_readout(backend):
     assert leaf.grad.abs().max() > 0
     torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(ann_twin(model)(x), h.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_twin_trains_as_what_it_is(backend, digits_train):
+    twin = ann_twin(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.125)).network.train()
+    assert model_hash(twin) != model_hash(ann_twin(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.125, seed=1)).network)
+    for neuron in twin.layers:
+        if isinstance(neuron, SpikingNeuron):
+            neuron.estimator = STBP()  # as if it spiked
+    x = torch.from_numpy(digits_train.batch(range(16))[0])
+    h = x
+    for layer in copy.deepcopy(twin.layers):
+        h = h.relu() if isinstance(layer, SpikingNeuron) else layer(h)
+    torch.testing.assert_close(twin(x), h, rtol=1e-4, atol=1e-5)
 
 
 def test_the_twin_is_attacked_by_itself_in_any_batch(digits_model, digits_test):

@@ -42,8 +42,8 @@ class _NormalisedFire(torch.autograd.Function):
 def can_normalise(layer: object, neuron: object) -> bool:
     """Whether `normalised_fire` computes these two layers: affine batch normalisation in training, then neurons that learn
     through a surrogate without a leaky gain."""
-    if not (isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(neuron, SpikingNeuron)):
-        return False
+    if not (isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and type(neuron) is SpikingNeuron):
+        return False  # a subclass may compute something else
     plain = layer.training and layer.affine and layer.track_running_stats and layer.momentum is not None
     return plain and type(neuron.estimator) is STBP and neuron.dynamics.gain == "unit" and torch.is_grad_enabled()
 
