@@ -8,16 +8,14 @@ from collections.abc import Sequence
 
 from trustsnn.reports.limits import checked, unchecked
 from trustsnn.reports.record import Json, Record
-from trustsnn.reports.wording import bound_text, eps_text, interval, measured, norm_text, percent, threat_text
+from trustsnn.reports.wording import ball_text, bound_text, count_text, interval, measured, percent, threat_text
 
 
 def card(record: Record, summary: Json) -> str:
     """The summary as Markdown: verdict, figures with intervals, gates, findings, limits."""
     model, data = summary["model"], summary["data"]
     clean = summary["clean_accuracy"]
-    rows = [("No attack", clean)] + [
-        (f"{norm_text(figure['norm'])} {eps_text(figure['eps'])}", figure) for figure in summary["robust_accuracy"]
-    ]
+    rows = [("No attack", clean)] + [(ball_text(figure["norm"], figure["eps"]), figure) for figure in summary["robust_accuracy"]]
     lines = [
         f"## Robustness of {plain(model['name'])}",
         "",
@@ -40,6 +38,7 @@ def card(record: Record, summary: Json) -> str:
     if summary["gates"]:
         gates = [(g["gate"], measured(g["value"], g["bound"]), bound_text(g["bound"]), _holds(g)) for g in summary["gates"]]
         lines += ["", "### Gates", "", *table(("Gate", "Measured", "Bound", "Holds"), gates)]
+    lines += _shift(summary)
     findings = []
     for finding in summary["findings"]:
         threat = plain(threat_text(record.plan[finding["cell"]]["threat"]))
@@ -54,6 +53,24 @@ def card(record: Record, summary: Json) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _shift(summary: Json) -> list[str]:
+    """The mean corruption error, and how well each score tells the sources of samples outside the distribution."""
+    lines: list[str] = []
+    if summary["natural_shift"] is not None:
+        mean = summary["natural_shift"]["mean_corruption_error"]
+        named = len({row["corruption"] for row in summary["natural_shift"]["corruptions"]})
+        text = f"{percent(mean['value'], mean['count'])} (95 % interval {interval(mean)}, {mean['count']} samples)"
+        lines += ["", "### Natural shift", "", f"Mean corruption error over {count_text(named, 'corruption')}: {text}."]
+    if summary["ood"]:
+        rows = [
+            (each["source"], name, f"{score['auroc']:.3f}", f"{score['low']:.3f} to {score['high']:.3f}", each["status"])
+            for each in summary["ood"]
+            for name, score in each["scores"].items()
+        ]
+        lines += ["", "### Out of distribution", "", *table(("Source", "Score", "AUROC", "95 % interval", "Status"), rows)]
+    return lines
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trustsnn.reports.wording import eps_text, norm_text, percent
+from trustsnn.reports.wording import axis_text, eps_text, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +130,7 @@ def _panel(
     axis.set_yticks([0, 25, 50, 75, 100])
     axis.set_xticks(labelled)
     axis.set_xticklabels([eps_text(tick) for tick in labelled])
-    axis.set_xlabel(f"{norm_text(norm)} size of the perturbation (eps)", color=MUTED)
+    axis.set_xlabel(axis_text(norm), color=MUTED)
     axis.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
     axis.grid(axis="y", color=LINE, linewidth=1)
     axis.spines["left"].set_visible(False)

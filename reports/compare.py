@@ -11,7 +11,7 @@ from trustsnn.reports.gates import TOLERANCE
 from trustsnn.reports.record import Json, Record, is_clean, read
 from trustsnn.reports.samples import outcomes
 from trustsnn.reports.summary import planned, resting_on, summarise_record, survivors
-from trustsnn.reports.wording import eps_text, norm_text, percent
+from trustsnn.reports.wording import ball_text, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def compare_text(run_a: Path, run_b: Path) -> str:
 
 
 def _row(row: Json) -> list[Any]:
-    name = "No attack" if row["norm"] is None else f"{norm_text(row['norm'])} {eps_text(row['eps'])}"
+    name = "No attack" if row["norm"] is None else ball_text(row["norm"], row["eps"])
     change = row["difference"]
     figures = [percent(row[side]["value"], row[side]["count"]) for side in ("a", "b")]
     p = "< 0.0001" if row["p"] < 0.0001 else f"{row['p']:.4f}"
@@ -199,10 +199,10 @@ def _differences(
         texts.append(f"A saw {counts[0]} samples and B {counts[1]}; only the {common} common ones are compared.")
     for name, own, other in (("A", records[0], records[1]), ("B", records[1], records[0])):
         shared = _shared(planned(own), planned(other))
-        alone = [f"{norm_text(norm)} {eps_text(eps)}" for norm, eps in planned(own) if (norm, eps) not in shared]
+        alone = [ball_text(norm, eps) for norm, eps in planned(own) if (norm, eps) not in shared]
         if alone:
             texts.append(f"Only {name} was audited within {', '.join(alone)}.")
-    changed = [f"{norm_text(row['norm'])} {eps_text(row['eps'])}" for row in rows if row["norm"] and not row["same_threat"]]
+    changed = [ball_text(row["norm"], row["eps"]) for row in rows if row["norm"] and not row["same_threat"]]
     if changed:
         texts.append(
             f"The attacks, their settings or their seeds differ within {', '.join(changed)}, so the difference is not "

@@ -20,9 +20,9 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?"
 _VALUE = rf"(?:{_NUMBER})(?:\s*/\s*(?:{_NUMBER}))?"
-_FIGURE = rf"clean_accuracy|robust_accuracy\s*\[\s*(?P<norm>[a-z][a-z0-9]*)\s*,\s*(?P<eps>{_VALUE})\s*\]"
+_FIGURE = rf"clean_accuracy|mean_corruption_error|robust_accuracy\s*\[\s*(?P<norm>[a-z][a-z0-9]*)\s*,\s*(?P<eps>{_VALUE})\s*\]"
 _GATE = re.compile(
-    rf"\s*(?P<lower>lower\s*\(\s*)?(?P<figure>{_FIGURE})\s*(?(lower)\)\s*)(?P<operator>>=|<=|>|<)\s*(?P<bound>{_VALUE})\s*",
+    rf"\s*(?:(?P<end>lower|upper)\s*\(\s*)?(?P<figure>{_FIGURE})\s*(?(end)\)\s*)(?P<operator>>=|<=|>|<)\s*(?P<bound>{_VALUE})\s*",
     re.ASCII,
 )
 _LONGEST = 200
@@ -30,12 +30,14 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Gate:
-    """One bound. `norm` and `eps` (input units) are None for the clean accuracy; `lower` asks for the interval's lower end."""
+    """One bound on a `figure`: "clean_accuracy", "mean_corruption_error", or "robust_accuracy", which has a `norm` and an `eps`.
+    `end` is what is held against it: "value", or the "low" or "high" end of the 95 % interval."""
 
     text: str
+    figure: str
     norm: str | None
     eps: float | None
-    lower: bool
+    end: str
     operator: str
     bound: float
 
@@ -45,11 +47,15 @@ class Gate:
         Raises:
             ConfigError: the summary has no such figure.
         """
-        value = self._figure(summary)["low" if self.lower else "value"]
+        value = self._found(summary)[self.end]
         holds = value is not None and _COMPARE[self.operator](value, self.bound)
         return {"gate": self.text, "value": value, "bound": self.bound, "holds": holds}
 
-    def _figure(self, summary: dict[str, Any]) -> dict[str, Any]:
+    def _found(self, summary: dict[str, Any]) -> dict[str, Any]:
+        if self.figure == "mean_corruption_error":
+            if summary["natural_shift"] is None:
+                raise _not_planned(self, [])
+            return dict(summary["natural_shift"]["mean_corruption_error"])
         if self.norm is None or self.eps is None:
             return dict(summary["clean_accuracy"])
         figures: list[dict[str, Any]] = summary["robust_accuracy"]
@@ -62,21 +68,23 @@ class Gate:
 def parse(text: str) -> Gate:
     """Read one gate.
 
-    `clean_accuracy` or `robust_accuracy[norm,eps]`, alone or within `lower(...)` (the lower end of its 95 % interval), then
-    one of `>= > <= <`, then a bound in [0, 1]. Numbers may be fractions.
+    `clean_accuracy` or `robust_accuracy[norm,eps]`, alone or within `lower(...)` (the lower end of its 95 % interval), or
+    `mean_corruption_error`, alone or within `upper(...)`; then one of `>= > <= <`, then a bound in [0, 1]. Numbers may be
+    fractions.
 
     >>> gate = parse("lower(robust_accuracy[linf,8/255]) >= 0.3")
-    >>> gate.norm, gate.lower, gate.bound
-    ('linf', True, 0.3)
+    >>> gate.norm, gate.end, gate.bound
+    ('linf', 'low', 0.3)
 
     Raises:
         ConfigError: the text is no such gate.
     """
     match = _GATE.fullmatch(text) if isinstance(text, str) and len(text) <= _LONGEST else None
-    if match is None:
+    figure = "" if match is None else match["figure"].partition("[")[0].strip()
+    if match is None or match["end"] == ("lower" if figure == "mean_corruption_error" else "upper"):
         raise ConfigError(
-            "Expected a gate such as 'clean_accuracy >= 0.95' or 'lower(robust_accuracy[linf,8/255]) >= 0.3', "
-            f"got {str(text)[:80]!r}."
+            "Expected a gate such as 'clean_accuracy >= 0.95', 'lower(robust_accuracy[linf,8/255]) >= 0.3' or "
+            f"'upper(mean_corruption_error) <= 0.3', got {str(text)[:80]!r}."
         )
     bound = _number(match["bound"], text)
     if not 0 <= bound <= 1:
@@ -84,16 +92,19 @@ def parse(text: str) -> Gate:
             f"Expected a bound between 0 and 1 in the gate {text!r}, got {bound:g}. Accuracies are fractions, not per cent."
         )
     eps = None if match["eps"] is None else _number(match["eps"], text)
-    return Gate(" ".join(text.split()), match["norm"], eps, match["lower"] is not None, match["operator"], bound)
+    end = {"lower": "low", "upper": "high"}.get(match["end"], "value")
+    return Gate(" ".join(text.split()), figure, match["norm"], eps, end, match["operator"], bound)
 
 
-def check_planned(gates: Iterable[Gate], planned: Sequence[tuple[str, float]]) -> None:
-    """Refuse a gate on a (norm, eps) that is not planned: it could never be measured.
+def check_planned(gates: Iterable[Gate], planned: Sequence[tuple[str, float]], *, corruptions: bool = False) -> None:
+    """Refuse a gate on a (norm, eps) that is not planned, or on corruptions where there are none: it could never be measured.
 
     Raises:
         ConfigError: naming the gate and what is planned.
     """
     for gate in gates:
+        if gate.figure == "mean_corruption_error" and not corruptions:
+            raise _not_planned(gate, planned)
         if gate.norm is None or gate.eps is None:
             continue
         if not any(norm == gate.norm and abs(eps - gate.eps) <= TOLERANCE for norm, eps in planned):
@@ -101,6 +112,10 @@ def check_planned(gates: Iterable[Gate], planned: Sequence[tuple[str, float]]) -
 
 
 def _not_planned(gate: Gate, planned: Sequence[tuple[str, float]]) -> ConfigError:
+    if gate.norm is None or gate.eps is None:
+        return ConfigError(
+            f"The gate {gate.text!r} asks for corruptions, and none is audited. Add --corruptions all to the audit."
+        )
     listed = ", ".join(f"[{norm},{eps:.10g}]" for norm, eps in planned) or "no attack"
     return ConfigError(
         f"The gate {gate.text!r} asks for robust_accuracy[{gate.norm},{gate.eps:.10g}], which is not audited. "

@@ -11,7 +11,7 @@ from typing import Any
 from trustsnn.reports import charts, limits, wording
 from trustsnn.reports.gates import parse
 from trustsnn.reports.pictures import gallery
-from trustsnn.reports.record import Json, Record, is_clean
+from trustsnn.reports.record import Json, Record, is_attack, is_clean, kind
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WIDE, _NARROW = 820, 340
@@ -30,7 +30,7 @@ def page(record: Record, summary: Json) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    for name in ("percent", "interval", "measured", "bound_text", "eps_text", "norm_text", "threat_text", "attack_text"):
+    for name in ("percent", "interval", "range_text", "measured", "bound_text", "ball_text", "threat_text", "attack_text"):
         environment.filters[name] = getattr(wording, name)
     environment.filters["parameters"] = wording.parameters_text
     environment.filters["estimator"] = wording.estimator_text
@@ -48,6 +48,7 @@ def page(record: Record, summary: Json) -> str:
         findings=[{**finding, "threat": record.plan[finding["cell"]]["threat"]} for finding in summary["findings"]],
         checked=limits.checked(record),
         unchecked=limits.unchecked(record),
+        shift=_shift(summary),
         rows=_rows(record, summary),
         ensembles=_ensembles(summary),
         command=_command(summary["config"]),
@@ -83,9 +84,7 @@ def _curves(summary: Json) -> dict[str, Any] | None:
     bounds = [(gate.norm, gate.eps, gate.bound) for gate in gates if gate.norm is not None]
     drawn = (clean, figures, 1 / classes if classes else None, bounds)
     label = [f"Share of samples classified correctly: {wording.percent(clean['value'])} without an attack"]
-    label += [
-        f"{wording.percent(f['value'])} within {wording.norm_text(f['norm'])} {wording.eps_text(f['eps'])}" for f in figures
-    ]
+    label += [f"{wording.percent(f['value'])} within {wording.ball_text(f['norm'], f['eps'])}" for f in figures]
     return {
         "label": ", ".join(label) + ".",
         "wide": Markup(charts.curve(*drawn, width=_WIDE)),
@@ -97,7 +96,7 @@ def _curves(summary: Json) -> dict[str, Any] | None:
 
 def _strongest(record: Record, summary: Json, norm: str, eps: float) -> Json | None:
     """The finished cell at (norm, eps) that leaves the fewest samples correct; the last of the plan among equals."""
-    lines = [line for line in summary["cells"] if line["accuracy"] and not is_clean(line["cell"])]
+    lines = [line for line in summary["cells"] if line["accuracy"] and is_attack(line["cell"])]
     here = [line for line in lines if line["cell"]["threat"]["norm"] == norm and abs(line["cell"]["threat"]["eps"] - eps) <= 1e-9]
     return min(reversed(here), key=lambda line: line["accuracy"]["value"], default=None)
 
@@ -110,7 +109,8 @@ def _galleries(record: Record, summary: Json) -> list[dict[str, Any]]:
         line = _strongest(record, summary, figure["norm"], figure["eps"])
         if line is None:
             continue
-        drawn = gallery(record.folder / "cells" / f"{line['key']}.npz", figure["eps"] if figure["norm"] == "linf" else None)
+        full = figure["eps"] if figure["norm"] == "linf" else None
+        drawn = gallery(record.folder / "cells" / f"{line['key']}.npz", full)
         if drawn is not None:
             pictures = [
                 {
@@ -127,7 +127,13 @@ def _galleries(record: Record, summary: Json) -> list[dict[str, Any]]:
                 for picture in drawn.pictures
             ]
             found.append(
-                {"threat": line["cell"]["threat"], "channels": drawn.channels, "scale": drawn.scale, "pictures": pictures}
+                {
+                    "threat": line["cell"]["threat"],
+                    "channels": drawn.channels,
+                    "scale": drawn.scale,
+                    "events": drawn.events,
+                    "pictures": pictures,
+                }
             )
     return found
 
@@ -167,7 +173,20 @@ def _spoken(layers: list[str], series: list[tuple[str, list[float | None]]]) -> 
 def _rows(record: Record, summary: Json) -> list[dict[str, Any]]:
     lines = {line["key"]: line for line in summary["cells"]}
     missing = {"status": "missing", "accuracy": None}
-    return [{"key": key, "cell": cell, **_shown(lines.get(key, missing))} for key, cell in record.plan.items()]
+    cells = {key: cell for key, cell in record.plan.items() if kind(cell) in ("clean", "attack")}
+    return [{"key": key, "cell": cell, **_shown(lines.get(key, missing))} for key, cell in cells.items()]
+
+
+def _shift(summary: Json) -> dict[str, Any] | None:
+    """The corruptions as a table: severities across, for each corruption its mean error and its figures."""
+    found = summary["natural_shift"]
+    if found is None:
+        return None
+    severities = sorted({row["severity"] for row in found["corruptions"]})
+    rows: dict[str, dict[int, Json]] = {}
+    for row in found["corruptions"]:
+        rows.setdefault(row["corruption"], {})[row["severity"]] = row
+    return {"severities": severities, "rows": rows, "mean": found["mean_corruption_error"]}
 
 
 def _ensembles(summary: Json) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from trustsnn.reports.record import Json, Record, is_clean
-from trustsnn.reports.wording import attack_text, count_text, eps_text, estimator_text, joined, norm_text
+from trustsnn.reports.record import Json, Record, is_attack, kind
+from trustsnn.reports.wording import attack_text, ball_text, count_text, estimator_text, joined, norm_text
 
 _GRADIENT = {"fgsm", "r-fgsm", "mi-fgsm", "pgd", "pgd0", "apgd", "sapgd", "cw", "deepfool"}
+_GRADIENT |= {"sda", "spikefool", "insertion", "deletion", "retiming"}
 
 
 def checked(record: Record) -> list[str]:
@@ -19,11 +20,24 @@ def checked(record: Record) -> list[str]:
     for norm in dict.fromkeys(cell["threat"]["norm"] for cell in attacks):
         here = [cell for cell in attacks if cell["threat"]["norm"] == norm]
         names = list(dict.fromkeys(attack_text(cell["threat"]) for cell in here))
-        sizes = [eps_text(eps) for eps in sorted({cell["threat"]["eps"] for cell in here})]
-        texts.append(f"{joined(names)} within {norm_text(norm)} {joined(sizes)}, in input units.")
+        sizes = sorted({cell["threat"]["eps"] for cell in here})
+        texts.append(f"{joined(names)} within {ball_text(norm, *sizes)}{'' if _events(record) else ', in input units'}.")
     estimators = list(dict.fromkeys(estimator_text(each) for cell in attacks for each in _estimators(cell)))
     if estimators:
         texts.append(f"Gradients through the spikes by {joined(estimators)}.")
+    return texts + _shift(record)
+
+
+def _shift(record: Record) -> list[str]:
+    corruptions = [cell["threat"] for cell in record.plan.values() if kind(cell) == "corruption"]
+    sources = [str(cell["threat"].get("source")) for cell in record.plan.values() if kind(cell) == "ood"]
+    texts = []
+    if corruptions:
+        names, severities = (sorted({each.get(name) for each in corruptions}) for name in ("corruption", "severity"))
+        at = joined([str(each) for each in severities])
+        texts.append(f"Accuracy under {count_text(len(names), 'natural corruption')}, severity {at}.")
+    if sources:
+        texts.append(f"Whether the model's own signals tell the samples from others ({joined(sources)}).")
     return texts
 
 
@@ -38,14 +52,8 @@ def unchecked(record: Record) -> list[str]:
         )
     else:
         texts.append("Any attack: none was planned, so nothing is known about robustness.")
-    norms = {cell["threat"]["norm"] for cell in attacks}
-    unseen = [norm_text(norm) for norm in ("linf", "l2") if norm not in norms]
-    if attacks and unseen:
-        texts.append(
-            f"Perturbations bounded in {joined(unseen)}, larger ones than those listed, and changes that no norm bounds."
-        )
-    elif attacks:
-        texts.append("Perturbations larger than those listed, and changes that no norm bounds (rotation, weather, patches).")
+    if attacks:
+        texts += _larger(record, {cell["threat"]["norm"] for cell in attacks})
     if attacks and {cell["threat"]["attack"] for cell in attacks} <= _GRADIENT:
         texts.append("Attacks that need no gradient. Where gradients mislead, such an attack can succeed although these failed.")
     if len({str(each) for cell in attacks for each in _estimators(cell)}) == 1:
@@ -54,10 +62,32 @@ def unchecked(record: Record) -> list[str]:
         texts.append("Averaging over the model's own randomness (EOT): the model is stochastic, each gradient saw one draw.")
     if not any(cell.get("twin") for cell in record.plan.values()):
         texts.append("The behaviour on neuromorphic hardware (limited precision, noise, faults).")
-    texts.append(
-        "Privacy of the training data, backdoors, tampering with the weights, and data that differ from the audited ones."
-    )
+    kinds = {kind(cell) for cell in record.plan.values()}
+    if "corruption" not in kinds:
+        texts.append("Natural corruptions of the data.")
+    if "ood" not in kinds:
+        texts.append("What the model makes of samples that are of no class of its own.")
+    texts.append("Privacy of the training data, backdoors, tampering with the weights, and data of another origin.")
     return texts
+
+
+def _larger(record: Record, norms: set[str]) -> list[str]:
+    """What lies outside the audited balls, for attacks of these norms."""
+    if _events(record):
+        unseen = [norm_text(norm) for norm in ("events", "moves") if norm not in norms]
+        counted = f"Attacks bounded by their number of {unseen[0]}. " if unseen else ""
+        return [
+            f"{counted}Changes of more events than those listed, universal patches, and changes of the scene before the camera.",
+            "Whether an attack would pass a filter of the sensor. One step against many and the ANN twin are checks for images.",
+        ]
+    unseen = [norm_text(norm) for norm in ("linf", "l2") if norm not in norms]
+    if unseen:
+        return [f"Perturbations bounded in {joined(unseen)}, larger ones than those listed, and changes that no norm bounds."]
+    return ["Perturbations larger than those listed, and changes that no norm bounds (rotation, weather, patches)."]
+
+
+def _events(record: Record) -> bool:
+    return str(record.head["model"].get("spec", {}).get("domain", "image")).startswith("events")
 
 
 def _estimators(cell: Json) -> list[Json | None]:
@@ -67,4 +97,4 @@ def _estimators(cell: Json) -> list[Json | None]:
 
 
 def _attacks(record: Record) -> list[Json]:
-    return [cell for cell in record.plan.values() if not is_clean(cell)]
+    return [cell for cell in record.plan.values() if is_attack(cell)]

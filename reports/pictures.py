@@ -35,10 +35,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of one cell. `scale` is the change of a pixel, in input units, that is drawn in full colour."""
+    """The pictures of one cell. `scale` is the change of a pixel, in input units or, if `events`, in events, that is drawn in
+    full colour."""
 
     channels: int
     scale: float
+    events: bool
     pictures: tuple[Picture, ...]
 
 
@@ -57,6 +59,7 @@ def gallery(path: Path, eps: float | None, most: int = 8) -> Gallery | None:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS}
+            unit = float(stored["unit"]) if "unit" in stored else None
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(
             f"Expected the arrays {', '.join(_ARRAYS)} in {path}, got a file without them ({error}). "
@@ -82,13 +85,13 @@ def gallery(path: Path, eps: float | None, most: int = 8) -> Gallery | None:
         )
         for row in range(len(clean))
     )
-    return Gallery(int(clean.shape[1]), scale, pictures)
+    return Gallery(int(clean.shape[1]), scale * (unit or 1.0), unit is not None, pictures)
 
 
 def pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """An image [C, H, W] in [0, 1] as RGB bytes [H, W, 3].
 
-    C = 1 is grey, C = 3 is RGB, C = 2 is event polarity (ON red, OFF blue, on a neutral ground); any other C is averaged.
+    C = 1 is grey, C = 3 is RGB, C = 2 is event polarity (OFF blue, ON red, on a neutral ground); any other C is averaged.
     """
     import numpy as np
 
@@ -96,7 +99,7 @@ def pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     if image.shape[0] == 3:
         rgb = np.moveaxis(image, 0, -1)
     elif image.shape[0] == 2:
-        rgb = _mixed(image[0], image[1], ON, OFF)
+        rgb = _mixed(image[1], image[0], ON, OFF)
     else:
         rgb = np.repeat(image.mean(axis=0)[..., None], 3, axis=-1)
     return _bytes(rgb)

@@ -67,6 +67,17 @@ def is_clean(cell: Json) -> bool:
     return bool(cell["threat"]["attack"] == "none")
 
 
+def is_attack(cell: Json) -> bool:
+    """Whether a cell is the evaluation of an attack."""
+    return kind(cell) == "attack"
+
+
+def kind(cell: Json) -> str:
+    """ "clean", "attack", "corruption" or "ood"."""
+    attack = str(cell["threat"]["attack"])
+    return {"none": "clean", "corruption": "corruption", "ood": "ood"}.get(attack, "attack")
+
+
 def _head(run: Path) -> Json:
     path = run / "run.json"
     try:
@@ -148,20 +159,33 @@ def _checked(run: Path, number: int, line: Any, plan: dict[str, Json]) -> str:
 
 
 def _sound(line: Json) -> Json:
-    """`line`, or an error in its place when its accuracy is not a number (a NaN is never passed on as one)."""
+    """`line`, or an error in its place when its figure is not a number (a NaN is never passed on as one)."""
     accuracy = line.get("accuracy")
     if line["status"] == "error":
         return {**line, "accuracy": None}
-    if isinstance(accuracy, dict) and all(_finite(accuracy.get(name)) for name in ("value", "successes", "count", "low", "high")):
+    detection = line.get("detection")
+    if kind(line["cell"]) == "ood":
+        if isinstance(detection, dict) and detection and all(map(_is_detection, detection.values())):
+            return line
+    elif _is_figure(accuracy):
         return line
     reason = {
-        "type": "no-accuracy",
-        "message": "This evaluation recorded no accuracy that is a number.",
-        "evidence": {"accuracy": accuracy},
+        "type": "no-figure",
+        "message": "This evaluation recorded no figure that is a number.",
+        "evidence": {"accuracy": accuracy, "detection": detection},
         "threshold": None,
         "source": None,
     }
     return {**line, "status": "error", "accuracy": None, "reasons": [*line["reasons"], reason]}
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, dict) and all(_finite(value.get(name)) for name in ("value", "successes", "count", "low", "high"))
+
+
+def _is_detection(value: Any) -> bool:
+    named = ("auroc", "low", "high", "inside", "outside")
+    return isinstance(value, dict) and all(_finite(value.get(name)) for name in named) and _is_figure(value.get("fpr_at_95_tpr"))
 
 
 def _finite(value: Any) -> bool:

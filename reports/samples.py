@@ -39,7 +39,7 @@ def outcomes(record: Record) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     merged: pd.DataFrame | None = None
     for key, line in record.lines.items():
-        if line["status"] == "error":
+        if line["status"] == "error" or line["accuracy"] is None:
             continue
         path = record.folder / "cells" / f"{key}.parquet"
         if not path.exists():

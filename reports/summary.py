@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports import gates as gating
-from trustsnn.reports.record import Json, Record, is_clean, read, with_gates
+from trustsnn.reports.record import Json, Record, is_attack, is_clean, read, with_gates
 from trustsnn.reports.samples import outcomes
+from trustsnn.reports.shift import natural_shift, out_of_distribution
 from trustsnn.reports.verdict import decide, sentence
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def summarise_record(record: Record) -> Json:
     """`summarise` for a record that was read already."""
     tables = outcomes(record)
     lines = {key: _doubted(line, tables.get(key)) for key, line in record.lines.items()}
-    missing = [key for key in record.plan if key not in lines or (lines[key]["status"] != "error" and key not in tables)]
+    missing = [key for key in record.plan if key not in lines or (lines[key]["accuracy"] is not None and key not in tables)]
     correct = {key: _by_sample(table) for key, table in tables.items()}
     status = {key: "missing" if key in missing else lines[key]["status"] for key in record.plan}
 
@@ -42,12 +43,14 @@ def summarise_record(record: Record) -> Json:
         "format": FORMAT,
         "clean_accuracy": _clean(record, correct, status),
         "robust_accuracy": _robust(record, correct, status),
+        "natural_shift": natural_shift(record, correct, status),
+        "ood": out_of_distribution(record, lines, status),
         "findings": [_finding(key, reason) for key, line in lines.items() for reason in line["reasons"]],
         "cells": list(lines.values()),
         **{name: record.head[name] for name in ("model", "data", "environment", "config")},
     }
     gates = [gating.parse(text) for text in record.head["gates"]]
-    gating.check_planned(gates, planned(record))
+    gating.check_planned(gates, planned(record), corruptions=summary["natural_shift"] is not None)
     summary["gates"] = [gate.check(summary) for gate in gates]
     summary["verdict"], summary["exit_code"] = decide(record, status, summary["gates"])
     summary["sentence"] = sentence(record, status, summary)
@@ -59,7 +62,7 @@ def planned(record: Record) -> list[tuple[str, float]]:
     found: dict[str, list[float]] = {}
     for cell in record.plan.values():
         norm, eps = cell["threat"]["norm"], float(cell["threat"]["eps"])
-        if norm is not None and not is_clean(cell):
+        if norm is not None and is_attack(cell):
             known = found.setdefault(norm, [])
             if not any(_same(eps, other) for other in known):
                 known.append(eps)

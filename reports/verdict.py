@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trustsnn.reports.record import Json, Record, is_clean
-from trustsnn.reports.wording import count_text, eps_text, joined, measured, norm_text, percent
+from trustsnn.reports.wording import ball_text, count_text, joined, measured, percent
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 
@@ -57,7 +57,7 @@ def _figures(summary: Json) -> str:
     text = f"The model classifies {percent(clean['value'], clean['count'])} of {clean['count']} samples correctly"
     widest: dict[str, Json] = {figure["norm"]: figure for figure in summary["robust_accuracy"]}
     parts = [
-        f"at most {percent(figure['value'], figure['count'])} under attack within {norm_text(norm)} {eps_text(figure['eps'])}"
+        f"at most {percent(figure['value'], figure['count'])} under attack within {ball_text(norm, figure['eps'])}"
         for norm, figure in widest.items()
     ]
     return f"{text}, and {joined(parts)}." if parts else f"{text}. No attack was planned."

@@ -19,8 +19,18 @@ _NAMES = {
     "deepfool": "DeepFool",
     "square": "Square",
     "snn-autoattack": "SNN-AutoAttack",
+    "sda": "SDA",
+    "spikefool": "SpikeFool",
+    "insertion": "Insertion",
+    "deletion": "Deletion",
+    "retiming": "Retiming",
+    "frame": "Frame",
+    "corner": "Corner",
+    "dash": "Dash",
+    "filter-aware-dash": "Filter-aware dash",
 }
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+_EVENTS = {"events": "changed event", "moves": "moved event"}
 
 
 def percent(value: float | None, count: int = 0) -> str:
@@ -41,6 +51,11 @@ def interval(figure: dict[str, Any]) -> str:
         return "not measured"
     digits = 2 if figure["count"] >= 1000 else 1
     return f"{100 * figure['low']:.{digits}f} % to {100 * figure['high']:.{digits}f} %"
+
+
+def range_text(figure: dict[str, Any]) -> str:
+    """The same in a narrow cell of a table of per cents, `94.3–98.9`."""
+    return "–" if figure["value"] is None else f"{100 * figure['low']:.1f}–{100 * figure['high']:.1f}"
 
 
 def measured(value: float | None, bound: float) -> str:
@@ -70,8 +85,21 @@ def eps_text(eps: float) -> str:
 
 
 def norm_text(norm: str | None) -> str:
-    """A norm's symbol, `L∞` for linf."""
-    return _NORMS.get(norm or "", norm or "–")
+    """A norm's symbol, `L∞` for linf; for events what a budget counts, `changed events`."""
+    return f"{_EVENTS[norm]}s" if norm in _EVENTS else _NORMS.get(norm or "", norm or "–")
+
+
+def ball_text(norm: str | None, *sizes: float) -> str:
+    """A norm and its sizes: `L∞ 0.1`, `L∞ 0.1 and 0.2`, `10 and 30 changed events`."""
+    listed = joined([eps_text(eps) for eps in sizes])
+    if norm in _EVENTS:
+        return f"{listed} {_EVENTS[norm]}" + ("" if listed == "1" else "s")
+    return f"{norm_text(norm)} {listed}"
+
+
+def axis_text(norm: str) -> str:
+    """What the axis of a curve over eps counts."""
+    return norm_text(norm) if norm in _EVENTS else f"{norm_text(norm)} size of the perturbation (eps)"
 
 
 def attack_text(threat: dict[str, Any]) -> str:
@@ -84,7 +112,11 @@ def threat_text(threat: dict[str, Any]) -> str:
     """An attack with its ball, `PGD, L∞ 0.1`."""
     if threat["attack"] == "none":
         return "No attack"
-    return f"{attack_text(threat)}, {norm_text(threat['norm'])} {eps_text(threat['eps'])}"
+    if threat["attack"] == "corruption":
+        return f"{threat.get('corruption')}, severity {threat.get('severity')}"
+    if threat["attack"] == "ood":
+        return f"out of distribution: {threat.get('source')}"
+    return f"{attack_text(threat)}, {ball_text(threat['norm'], threat['eps'])}"
 
 
 def parameters_text(threat: dict[str, Any]) -> str:
@@ -105,7 +137,7 @@ def parameters_text(threat: dict[str, Any]) -> str:
         parts = [f"profile {threat['profile']}", count_text(len(threat["members"]), "attack")]
         return ", ".join(parts + ([f"{threat['eot']} draws averaged"] if threat.get("eot", 1) != 1 else []))
     known = {"attack", "norm", "eps", "steps", "step_size", "restarts", "loss", "eot", "targeted"}
-    parts += [_setting(name, threat[name]) for name in sorted(set(threat) - known)]
+    parts += [_setting(name, threat[name]) for name in sorted(set(threat) - known) if threat[name] is not None]
     return ", ".join(parts) or "–"
 
 

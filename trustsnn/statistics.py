@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, floor
 from typing import TypedDict
 
 from scipy.stats import beta, norm
@@ -28,6 +29,13 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float,
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == count else min(1.0, centre + half)
     return low, high
+
+
+def wilson_of_mean(mean: float, count: int) -> tuple[float, float]:
+    """95 % interval of a mean of `count` values in [0, 1], both ends in [0, 1]: Wilson's for as many successes as the values add
+    up to, rounded outwards. Such a mean varies no more than a proportion does."""
+    total = min(count * mean, count)
+    return wilson(floor(total), count)[0], wilson(min(ceil(total), count), count)[1]
 
 
 def clopper_pearson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:

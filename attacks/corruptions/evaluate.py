@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from trustsnn.attacks.corruptions.catalogue import CORRUPTIONS, FAMILIES, SEVERI
 from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.errors import ConfigError, DataError
 from trustsnn.rng import Draws
-from trustsnn.statistics import Figure, proportion, wilson
+from trustsnn.statistics import Figure, proportion, wilson_of_mean
 
 _CHUNK = 256
 
@@ -129,7 +128,5 @@ def mean_corruption_error(rows: Sequence[CorruptionRow], baseline: Mapping[str, 
             )
     weights = {name: 1 / (len(errors) * (baseline[name] if baseline is not None else 1.0)) for name in errors}
     value, largest, count = sum(weights[name] * errors[name] for name in errors), sum(weights.values()), len(rows[0].correct)
-    wrong = min(count * value / largest, count)
-    low = wilson(floor(wrong), count)[0] * largest
-    high = wilson(min(ceil(wrong), count), count)[1] * largest
-    return MeanCorruptionError(value, low, high, count, baseline is not None, errors)
+    low, high = wilson_of_mean(value / largest, count)
+    return MeanCorruptionError(value, low * largest, high * largest, count, baseline is not None, errors)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn.attacks.base import AttackResult
+from trustsnn.attacks.catalogue import EVENT_NORMS
 from trustsnn.attacks.events.oracle import Oracle
 from trustsnn.blocks import frozen, is_stochastic
 from trustsnn.errors import ConfigError, DataError
@@ -52,11 +53,18 @@ class EventAttack(ABC):
     seed: int = 0
 
     name: ClassVar[str]
+    norm: ClassVar[str] = "events"  # what the budget counts, see EVENT_NORMS
+    white_box: ClassVar[bool] = True  # whether it takes gradients
 
     def __post_init__(self) -> None:
         check_whole(self)
         if self.budget is not None:
             at_least(0, budget=self.budget)
+
+    @property
+    def eps(self) -> float | None:
+        """The budget as the radius of the threat, in the unit of `norm`."""
+        return None if self.budget is None else float(self.budget)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Adversarial events for a batch `x` [B, T, 2, H, W] with labels `y` [B]. `ids` key the random draws; they default to
@@ -69,7 +77,7 @@ class EventAttack(ABC):
         draws = event_draws(self.seed, self.name, x, ids)
         estimator = self.estimator.applied(model) if self.estimator is not None else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), frozen(model), estimator:
-            clean, oracle = x.detach().clone(), Oracle(model, y.clone(), most)
+            clean, oracle = x.detach().clone(), Oracle(model, y.clone(), most, draws)
             adversarial, changes = self._run(oracle, clean, draws)
             queries = oracle.queries.clone()
             fooled, _ = oracle.margins(adversarial, torch.arange(len(x), device=x.device))
@@ -88,8 +96,21 @@ class EventAttack(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The threat as plain values, for the key of a cell."""
-        settings = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("estimator", "seed")}
-        return {"attack": self.name, **settings}
+        settings = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("budget", "estimator", "seed")
+        }
+        return {"attack": self.name, "norm": self.norm, "eps": self.eps, **settings}
+
+
+def event_size(delta: Tensor, norm: str) -> Tensor:
+    """The size [B] of changes to event frames [B, T, 2, H, W], in double precision. "events": how many were inserted and deleted.
+    "moves": how many events moved at least; infinite where a pixel and polarity has more or fewer events than before."""
+    changed = delta.abs().flatten(1).sum(1, dtype=torch.float64)
+    if norm == "events":
+        return changed
+    if norm != "moves":
+        raise ConfigError(f"Expected a norm of events among {', '.join(EVENT_NORMS)}, got {norm!r}.")
+    return (changed / 2).masked_fill((delta.sum(1) != 0).flatten(1).any(1), torch.inf)
 
 
 def check_whole(attack: Any) -> None:

@@ -23,6 +23,8 @@ class _Overlay(EventAttack):
     does. A pattern that would insert more than `budget` events into a sample is passed over. A place of the pattern gets one
     event more, where it has room for it."""
 
+    white_box: ClassVar[bool] = False
+
     @abstractmethod
     def patterns(self, shape: tuple[int, ...]) -> Iterator[Tensor]:
         """Patterns [T, 2, H, W] of 0 and 1 for samples of that shape, in the order in which they are tried."""
@@ -53,7 +55,7 @@ class FrameAttack(_Overlay):
 
     thickness: int = 1
 
-    name: ClassVar[str] = "event-frame"
+    name: ClassVar[str] = "frame"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +76,7 @@ class CornerAttack(_Overlay):
 
     depth: int = 1
 
-    name: ClassVar[str] = "event-corner"
+    name: ClassVar[str] = "corner"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,7 +108,7 @@ def _dashes(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int, int]]:
 class DashAttack(_Overlay):
     """A dash: two neighbouring pixels with events at every step and of both polarities, which moves in from the edges."""
 
-    name: ClassVar[str] = "event-dash"
+    name: ClassVar[str] = "dash"
 
     def patterns(self, shape: tuple[int, ...]) -> Iterator[Tensor]:
         for row, column, direction, _ in _dashes(shape):

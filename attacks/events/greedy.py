@@ -55,7 +55,7 @@ class _Greedy(EventAttack):
 class Insertion(_Greedy):
     __doc__ = f"Events are inserted only. {_Greedy.__doc__}"
 
-    name: ClassVar[str] = "event-insertion"
+    name: ClassVar[str] = "insertion"
     sign: ClassVar[int] = 1
 
 
@@ -63,5 +63,5 @@ class Insertion(_Greedy):
 class Deletion(_Greedy):
     __doc__ = f"Events are deleted only. {_Greedy.__doc__}"
 
-    name: ClassVar[str] = "event-deletion"
+    name: ClassVar[str] = "deletion"
     sign: ClassVar[int] = -1

@@ -7,17 +7,19 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.losses import margin
 from trustsnn.blocks import input_gradient, predict
+from trustsnn.rng import Draws
 
 
 class Oracle:
     """Answers about one batch with labels `y` [B], whose places hold up to `most` events. Call inside `frozen(model)`.
 
     `rows` [N] says which sample of the batch each input [N, T, 2, H, W] belongs to; a sample may be asked about many times.
+    `draws` name the samples to gradient estimators that keep statistics.
     The margin max_{k != y} z_k - z_y (Carlini & Wagner 2017) is what every attack raises; it is in double precision.
     """
 
-    def __init__(self, model: nn.Module, y: Tensor, most: int) -> None:
-        self.model, self.y, self.most = model, y, most
+    def __init__(self, model: nn.Module, y: Tensor, most: int, draws: Draws) -> None:
+        self.model, self.y, self.most, self.draws = model, y, most, draws
         self.queries = torch.zeros_like(y)
         self.zero = torch.zeros_like(y, dtype=torch.bool)
         self.nonfinite = torch.zeros_like(self.zero)
@@ -46,13 +48,14 @@ class Oracle:
 
     def gradient(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `margins`, with the gradient of the margin; what is not finite in it counts as zero."""
-        answer = input_gradient(self.model, x, self.y[rows], margin)
+        answer = input_gradient(self.model, x, self.y[rows], margin, self.draws.select(rows.tolist()))
         self.queries.index_add_(0, rows, torch.ones_like(rows))
         return *self._judge(answer.logits, rows), self._clean(answer.direction, rows)
 
     def lead_gradient(self, x: Tensor, rows: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, K], z_rival - z_y [N] and its gradient, for one rival class of each input."""
-        answer = input_gradient(self.model, x, torch.stack([self.y[rows], rivals], 1), _lead)
+        pairs = torch.stack([self.y[rows], rivals], 1)
+        answer = input_gradient(self.model, x, pairs, _lead, self.draws.select(rows.tolist()))
         self.queries.index_add_(0, rows, torch.ones_like(rows))
         return answer.logits, answer.losses.double(), self._clean(answer.direction, rows)
 

@@ -38,6 +38,7 @@ class Retiming(EventAttack):
     growth: int = 10
 
     name: ClassVar[str] = "retiming"
+    norm: ClassVar[str] = "moves"
 
     def __post_init__(self) -> None:
         super().__post_init__()

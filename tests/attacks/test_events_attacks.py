@@ -101,7 +101,7 @@ def wrong(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def label_of(attack) -> str:
-    return "-".join([attack.name, *(str(v) for v in attack.describe().values() if isinstance(v, int))])
+    return "-".join([attack.name, *(str(v) for v in attack.describe().values() if isinstance(v, int | float))])
 
 
 class Linear(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import trustsnn
+from trustsnn.models import build
 
 
 def run(*arguments, cwd, **environment):
@@ -80,6 +81,10 @@ BAD_AUDITS = {
     "negative eps": (["MODEL", "--data", "digits", "--eps=-0.1"], 2, "at least 0"),
     "no number": (["MODEL", "--data", "digits", "--samples", "many"], 2, "many"),
     "unknown option": (["MODEL", "--data", "digits", "--epsilon", "1"], 2, "--epsilon"),
+    "image attack on events": (["EVENTS", "--data", "events:digits", "--attacks", "pgd"], 2, "For it: sda, spikefool"),
+    "eps of pixels on events": (["EVENTS", "--data", "events:digits", "--eps", "2/255"], 2, "whole numbers of events"),
+    "unknown corruption": (["MODEL", "--data", "digits", "--corruptions", "fogg"], 2, "Did you mean 'fog'"),
+    "no severity": (["MODEL", "--data", "digits", "--corruptions", "fog", "--severities", "1,x"], 2, "severities.1"),
     "unknown attack": (["MODEL", "--data", "digits", "--attacks", "pgdd"], 2, "Did you mean 'pgd'"),
     "unknown key": (["MODEL", "--data", "digits", "--config", "bad.yaml"], 2, "epz: unknown key"),
     "missing config": (["MODEL", "--data", "digits", "--config", "none.yaml"], 2, "no configuration file"),
@@ -104,6 +109,7 @@ def mistakes(checkpoint, tmp_path_factory):
     """A folder with one broken thing of each kind."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "own.py").write_text(OWN)
+    trustsnn.save(build("mlp", input_shape=(4, 2, 10, 10), classes=10, domain="events-binary"), folder / "events")
     (folder / "syntax.py").write_text("def make(:\n")
     (folder / "bad.yaml").write_text("epz: [0.1]\n")
     (folder / "empty").mkdir()
@@ -128,7 +134,7 @@ def mistakes(checkpoint, tmp_path_factory):
 @pytest.mark.parametrize("name", BAD_AUDITS)
 def test_a_mistake_is_one_message(name, mistakes, checkpoint, tmp_path):
     arguments, code, message = BAD_AUDITS[name]
-    arguments = [str(checkpoint) if a == "MODEL" else a for a in arguments]
+    arguments = [{"MODEL": str(checkpoint), "EVENTS": "events"}.get(a, a) for a in arguments]
     result = run("audit", *arguments, "--quiet", "--out", tmp_path / "run", cwd=mistakes)
     assert result.returncode == code, result.stderr
     assert message in result.stderr
@@ -184,6 +190,27 @@ def test_an_npz_without_splits_is_split_for_training(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "of 40 test samples" in result.stdout
     assert float(result.stdout.split(": ")[1].split("%")[0]) < 60  # random labels cannot be learnt
+
+
+def test_natural_shift_from_the_command_line(checkpoint, tmp_path):
+    options = [
+        "--attacks",
+        "none",
+        "--corruptions",
+        "fog, jpeg",
+        "--severities",
+        "1,5",
+        "--ood",
+        "noise",
+        "--gate",
+        "mean_corruption_error <= 0.9",
+    ]
+    result = run("audit", checkpoint, "--data", "digits", "--samples", "20", *options, "--out", "r", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "[6/6] out of distribution: noise: energy AUROC" in result.stderr
+    words = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["command"]
+    assert "--corruptions fog,jpeg --severities 1,5 --ood noise" in words
+    assert "polarity-flip" in run("list", "corruptions", cwd=tmp_path).stdout
 
 
 def test_a_failed_gate_exits_1_and_nothing_else_does(checkpoint, tmp_path):

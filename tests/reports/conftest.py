@@ -35,9 +35,11 @@ class RunBuilder:
         self.config = {"profile": "standard", "seed": 0, "command": ["trustsnn", "audit", "conv", "--data", "digits"]}
         self.config |= head.get("config", {})
 
-    def cell(self, attack: str = "none", norm: str | None = None, eps: float = 0.0, **more: Any) -> str:
-        """Plan a cell and return its key."""
-        threat: dict[str, Any] = {"attack": attack, "norm": norm, "eps": eps}
+    def cell(
+        self, attack: str = "none", norm: str | None = None, eps: float = 0.0, what: dict[str, Any] | None = None, **more: Any
+    ) -> str:
+        """Plan a cell and return its key. `what` goes into the threat."""
+        threat: dict[str, Any] = {"attack": attack, "norm": norm, "eps": eps, **(what or {})}
         if attack == "pgd":
             threat |= {"steps": 40, "restarts": 2, "step_size": 0.01, "targeted": False, "loss": "ce", "eot": 1}
         cell = {"model": self.model["hash"], "data": self.data["samples_sha256"], "seed": 0, "twin": None, "threat": threat}
@@ -69,6 +71,12 @@ class RunBuilder:
         base = {"key": key, "cell": cell, "status": status, "reasons": [], "spike_rates": [], "diagnostics": {}}
         accuracy = proportion(int(correct.sum()), len(correct)) if status != "error" else None
         self.lines.append({**base, "accuracy": accuracy, **line})
+
+    def detected(self, key: str, detection: Any, **line: Any) -> None:
+        """Finish a cell of samples outside the distribution."""
+        cell = next(entry["cell"] for entry in self.cells if entry["key"] == key)
+        base = {"key": key, "cell": cell, "status": "ok", "reasons": [], "spike_rates": [], "diagnostics": {}, "accuracy": None}
+        self.lines.append({**base, "detection": detection, **line})
 
     def pictures(self, key: str, clean: Any, adversarial: Any, label: Any, after: Any, before: Any = None) -> None:
         """Keep pictures of a cell."""
@@ -115,8 +123,9 @@ def builder(tmp_path: Path) -> Callable[..., RunBuilder]:
     return make
 
 
-def full_run(folder: Path, *, finding: bool = False, channels: int = 1, seed: int = 0, **head: Any) -> Path:
-    """A plausible audit of a digits model: 200 samples, clean, FGSM and PGD in linf 0.1/0.2/0.3, PGD in l2 1."""
+def full_run(folder: Path, *, finding: bool = False, channels: int = 1, seed: int = 0, shift: bool = False, **head: Any) -> Path:
+    """A plausible audit of a digits model: 200 samples, clean, FGSM and PGD in linf 0.1/0.2/0.3, PGD in l2 1; if `shift` also
+    two corruptions and a source of samples outside the distribution."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -149,6 +158,13 @@ def full_run(folder: Path, *, finding: bool = False, channels: int = 1, seed: in
         run.pictures(
             key, images[:6], adversarial, labels[:6], after, np.where(clean_correct[:6], labels[:6], (labels[:6] + 3) % 10)
         )
+    for name in ("gaussian-noise", "background-activity") if shift else ():
+        for severity in range(1, 6):
+            key = run.cell("corruption", what={"corruption": name, "severity": severity})
+            run.done(key, clean_correct & (radius > severity / 30), labels=labels)
+    if shift:
+        score = {"auroc": 0.91, "low": 0.87, "high": 0.94, "fpr_at_95_tpr": proportion(31, 100), "inside": 100, "outside": 100}
+        run.detected(run.cell("ood", what={"source": "noise"}), {"energy": score, "spike-rate/layers.1": score})
     return run.write()
 
 

@@ -52,7 +52,7 @@ def reports(tmp_path_factory, make_full):
     long = {"name": "a_model_with_a_name_that_never_ends_" * 4, "spec": {"steps": 4, "classes": 10, "encoder": "x" * 90}}
     runs = {
         "fail": make_full(folder / "fail", finding=True),
-        "pass": make_full(folder / "pass", channels=3, gates=[]),
+        "pass": make_full(folder / "pass", channels=3, gates=[], shift=True),
         "inconclusive": make_full(
             folder / "inconclusive",
             channels=2,

@@ -17,23 +17,26 @@ SUMMARY = {
         {"norm": "linf", "eps": 8 / 255, "value": 0.4, "low": 0.3},
         {"norm": "l2", "eps": 0.5, "value": None, "low": None},
     ],
+    "natural_shift": {"mean_corruption_error": {"value": 0.2, "low": 0.1, "high": 0.3}},
 }
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("clean_accuracy >= 0.95", (None, None, False, ">=", 0.95)),
-        ("robust_accuracy[linf,0.1] >= 0.3", ("linf", 0.1, False, ">=", 0.3)),
-        ("lower(robust_accuracy[linf,8/255]) >= 0.3", ("linf", 8 / 255, True, ">=", 0.3)),
-        ("lower( robust_accuracy [ l2 , .5 ] )<1", ("l2", 0.5, True, "<", 1.0)),
-        ("  lower(clean_accuracy)  >  1/3 ", (None, None, True, ">", 1 / 3)),
-        ("robust_accuracy[l2,1e-1] <= 5e-1", ("l2", 0.1, False, "<=", 0.5)),
+        ("clean_accuracy >= 0.95", (None, None, "value", ">=", 0.95)),
+        ("robust_accuracy[linf,0.1] >= 0.3", ("linf", 0.1, "value", ">=", 0.3)),
+        ("lower(robust_accuracy[linf,8/255]) >= 0.3", ("linf", 8 / 255, "low", ">=", 0.3)),
+        ("lower( robust_accuracy [ l2 , .5 ] )<1", ("l2", 0.5, "low", "<", 1.0)),
+        ("  lower(clean_accuracy)  >  1/3 ", (None, None, "low", ">", 1 / 3)),
+        ("robust_accuracy[l2,1e-1] <= 5e-1", ("l2", 0.1, "value", "<=", 0.5)),
+        ("mean_corruption_error <= 0.3", (None, None, "value", "<=", 0.3)),
+        ("upper(mean_corruption_error) <= 0.3", (None, None, "high", "<=", 0.3)),
     ],
 )
 def test_gates_that_are_read(text, expected):
     gate = parse(text)
-    assert (gate.norm, gate.eps, gate.lower, gate.operator, gate.bound) == expected
+    assert (gate.norm, gate.eps, gate.end, gate.operator, gate.bound) == expected
     assert gate.text == " ".join(text.split())
     assert parse(gate.text) == gate
 
@@ -57,6 +60,8 @@ def test_gates_that_are_read(text, expected):
         "lower(clean_accuracy >= 0.5",
         "clean_accuracy) >= 0.5",
         "upper(clean_accuracy) >= 0.5",
+        "lower(mean_corruption_error) <= 0.5",
+        "mean_corruption_error[fog] <= 0.5",
         "robust_accuracy >= 0.5",
         "robust_accuracy[linf] >= 0.5",
         "robust_accuracy[linf,] >= 0.5",
@@ -90,6 +95,8 @@ def test_any_text_is_a_gate_or_a_config_error(text):
         ("robust_accuracy[linf,8/255] >= 0.4", 0.4, True),
         ("robust_accuracy[linf,0.0313725490] >= 0.4", 0.4, True),  # within 1e-9 of 8/255
         ("lower(robust_accuracy[linf,8/255]) >= 0.4", 0.3, False),
+        ("mean_corruption_error <= 0.2", 0.2, True),
+        ("upper(mean_corruption_error) < 0.3", 0.3, False),
         ("robust_accuracy[l2,0.5] <= 1", None, False),  # nothing measured never holds
     ],
 )
@@ -108,3 +115,8 @@ def test_a_gate_must_be_planned():
             parse(text).check(SUMMARY)
     with pytest.raises(ConfigError, match="no attack"):
         check_planned([parse("robust_accuracy[linf,0.1] >= 0.5")], [])
+    with pytest.raises(ConfigError, match="--corruptions all"):
+        check_planned([parse("mean_corruption_error <= 0.5")], planned)
+    with pytest.raises(ConfigError, match="--corruptions all"):
+        parse("mean_corruption_error <= 0.5").check({"natural_shift": None})
+    check_planned([parse("mean_corruption_error <= 0.5")], planned, corruptions=True)

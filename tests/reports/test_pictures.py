@@ -15,7 +15,7 @@ def image(*channels):
 def test_channels_are_drawn_by_their_kind():
     assert pixels(image([0.0, 0.5, 1.0])).tolist() == [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]
     assert pixels(image([1.0], [0.0], [0.2])).tolist() == [[[255, 0, 51]]]
-    assert pixels(image([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])).tolist() == [[list(ON), list(OFF), list(NEUTRAL)]]
+    assert pixels(image([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])).tolist() == [[list(OFF), list(ON), list(NEUTRAL)]]
     assert pixels(image([-1.0, 2.0])).tolist() == [[[0] * 3, [255] * 3]]
 
 

@@ -13,7 +13,7 @@ from junitparser import JUnitXml
 
 from trustsnn.errors import ConfigError, RunError
 from trustsnn.reports import FORMATS, load_samples, summarise, write
-from trustsnn.reports.wording import eps_text, measured, percent
+from trustsnn.reports.wording import ball_text, eps_text, measured, percent, threat_text
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,17 @@ def test_eps_reads_as_people_write_it():
         "85/255",
         "0",
     ]
+
+
+def test_balls_read_as_people_say_them():
+    assert ball_text("linf", 8 / 255) == "L∞ 8/255"
+    assert ball_text("l2", 0.5, 1.0) == "L2 0.5 and 1"
+    assert ball_text("events", 10.0, 30.0, 100.0) == "10, 30 and 100 changed events"
+    assert ball_text("moves", 1.0) == "1 moved event"
+    assert threat_text({"attack": "sda", "norm": "events", "eps": 30.0}) == "SDA, 30 changed events"
+    assert (
+        threat_text({"attack": "corruption", "corruption": "fog", "severity": 2, "norm": None, "eps": 0.0}) == "fog, severity 2"
+    )
 
 
 def test_the_import_is_light():

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,11 +26,6 @@ QUICK = {"samples": 60, "eps": [0.05, 0.1], "quiet": True}
 ATTACKS = [{"attack": "fgsm"}, {"attack": "pgd", "settings": {"steps": 4}}]
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but the one that holds times."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "timings.jsonl"}
-
-
 def figures(run):
     return run.clean_accuracy, run.robust_accuracy
 
@@ -42,7 +36,7 @@ def checkpoint(digits_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["deterministic", "poisson"])
-def test_figures_do_not_depend_on_batch_size_or_order(kind, digits_model, poisson_model, digits_test, tmp_path):
+def test_figures_do_not_depend_on_batch_size_or_order(kind, digits_model, poisson_model, digits_test, tmp_path, files):
     model = digits_model if kind == "deterministic" else poisson_model
     settings = {
         "eps": [0.1],
@@ -88,7 +82,7 @@ def command(checkpoint, out):
     return [sys.executable, "-m", "trustsnn", "audit", str(checkpoint), *COMMAND, "--out", str(out)]
 
 
-def test_a_run_killed_three_times_ends_as_an_unbroken_one(checkpoint, tmp_path):
+def test_a_run_killed_three_times_ends_as_an_unbroken_one(checkpoint, tmp_path, files):
     subprocess.run(command(checkpoint, tmp_path / "unbroken"), check=True, capture_output=True)
     broken = tmp_path / "broken"
     for lines in (1, 4, 8):
@@ -130,7 +124,7 @@ def test_a_finished_run_is_not_run_again_and_gates_may_change(digits_model, tmp_
 
 
 @pytest.mark.parametrize("change", [{"eps": [0.05]}, {"seed": 1}, {"samples": 59}])
-def test_a_folder_of_another_run_is_refused_and_left_alone(change, digits_model, tmp_path):
+def test_a_folder_of_another_run_is_refused_and_left_alone(change, digits_model, tmp_path, files):
     out = tmp_path / "run"
     trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
     before = files(out)
@@ -150,7 +144,7 @@ def test_another_model_or_a_stranger_folder_is_refused(digits_model, tmp_path):
         trustsnn.audit(digits_model, "digits", out=tmp_path / "other", attacks=[], **QUICK)
 
 
-def test_a_lost_cell_is_evaluated_again(digits_model, tmp_path):
+def test_a_lost_cell_is_evaluated_again(digits_model, tmp_path, files):
     out = tmp_path / "run"
     trustsnn.audit(digits_model, "digits", out=out, attacks=ATTACKS, **QUICK)
     before = files(out)
@@ -162,7 +156,7 @@ def test_a_lost_cell_is_evaluated_again(digits_model, tmp_path):
     assert {k: v for k, v in after.items() if k != "cells.jsonl"} == {k: v for k, v in before.items() if k != "cells.jsonl"}
 
 
-def test_a_full_disk_is_one_error_and_loses_nothing(digits_model, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_error_and_loses_nothing(digits_model, tmp_path, monkeypatch, files):
     trustsnn.audit(digits_model, "digits", out=tmp_path / "whole", attacks=ATTACKS, **QUICK)
     real, calls = os.fsync, [0]
 
@@ -363,14 +357,6 @@ def test_wrong_config_files_are_refused_and_never_run(text, message, tmp_path, m
     with pytest.raises(ConfigError, match=message):
         read_config(tmp_path / "audit.yaml")
     assert not (tmp_path / "run-by-yaml").exists()
-
-
-def test_event_models_are_audited_clean_and_attacks_are_refused(tmp_path):
-    model = build("mlp", input_shape=(4, 2, 10, 10), classes=10, domain="events-binary")
-    with pytest.raises(ConfigError, match="attacks none"):
-        trustsnn.audit(model, "events:digits", out=tmp_path / "a", samples=20, quiet=True)
-    run = trustsnn.audit(model, "events:digits", out=tmp_path / "b", samples=20, attacks=[], quiet=True)
-    assert run.verdict == "pass"
 
 
 def test_the_run_folder_keeps_its_contract(digits_model, tmp_path):

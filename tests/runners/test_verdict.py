@@ -73,8 +73,20 @@ class Rounding(nn.Module):
         return self.model(x + ((x * 255).round() / 255 - x).detach())
 
 
+class Scaling(nn.Module):
+    """Scales its input in place, beyond [0, 1]."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x.data.mul_(1.5))
+
+
 @pytest.mark.parametrize(
-    ("fault", "named"), [(Leaking, "contract-repeat"), (Noisy, "contract-repeat"), (Rounding, "input-rounded")]
+    ("fault", "named"),
+    [(Leaking, "contract-repeat"), (Noisy, "contract-repeat"), (Rounding, "input-rounded"), (Scaling, "contract-input")],
 )
 def test_a_faulty_forward_is_named(fault, named, digits_model, digits_test):
     model = trustsnn.wrap(fault(digits_model), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)

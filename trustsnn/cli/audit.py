@@ -18,10 +18,24 @@ def audit(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with the keys of the audit; options override it.")] = None,
     eps: Annotated[
-        str | None, typer.Option(help="Radii, with commas: 0.1,0.2 or 2/255,8/255. [default: 2/255,4/255,8/255]")
+        str | None,
+        typer.Option(
+            help="Radii, with commas: 0.1,0.2 or 2/255,8/255; for events budgets. [default: 2/255,4/255,8/255; 10,30,100]"
+        ),
     ] = None,
-    norms: Annotated[str | None, typer.Option("--norm", help="linf, l2 or both with a comma. [default: linf]")] = None,
+    norms: Annotated[
+        str | None, typer.Option("--norm", help="Such as linf,l2; for events events,moves. [default: linf; events,moves]")
+    ] = None,
     attacks: Annotated[str | None, typer.Option(help="Attacks with commas instead of the profile's, or none.")] = None,
+    corruptions: Annotated[
+        str | None, typer.Option(help="Natural corruptions with commas, or all; see `trustsnn list corruptions`.")
+    ] = None,
+    severities: Annotated[
+        str | None, typer.Option(help="Of the corruptions, from 1 to 5, with commas. [default: 1,2,3,4,5]")
+    ] = None,
+    ood: Annotated[
+        str | None, typer.Option(help="What else to tell from the samples, with commas: noise, shuffled, data sets.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Test samples, drawn by the seed; 0 for all. [default: 1000]")] = None,
     gate: Annotated[
         list[str] | None,
@@ -47,9 +61,12 @@ def audit(
     settings: dict[str, Any] = read_config(config) if config is not None else {}
     given = {
         "profile": profile,
-        "eps": eps.split(",") if eps is not None else None,
-        "norms": norms.split(",") if norms is not None else None,
+        "eps": _list(eps),
+        "norms": _list(norms),
         "attacks": _attacks(attacks),
+        "corruptions": _list(corruptions),
+        "severities": _list(severities),
+        "ood": _list(ood),
         "gates": gate,
         "seed": seed,
         "batch_size": batch_size,
@@ -77,6 +94,10 @@ def audit(
     raise typer.Exit(run.exit_code)
 
 
+def _list(text: str | None) -> list[str] | None:
+    return None if text is None else [each.strip() for each in text.split(",")]
+
+
 def _attacks(text: str | None) -> list[dict[str, str]] | None:
     if text is None:
         return None
@@ -92,7 +113,8 @@ def _command(
         words += ["--split", split]
     if config is not None:
         words += ["--config", str(config)]
-    for option, key in (("--profile", "profile"), ("--eps", "eps"), ("--norm", "norms"), ("--seed", "seed")):
+    named = {"--norm": "norms", **{f"--{key}": key for key in ("profile", "eps", "corruptions", "severities", "ood", "seed")}}
+    for option, key in named.items():
         value = given[key]
         if value is not None:
             words += [option, ",".join(value) if isinstance(value, list) else str(value)]

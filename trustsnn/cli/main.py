@@ -70,6 +70,12 @@ def _attacks() -> dict[str, str]:
     return ATTACKS.describe()
 
 
+def _corruptions() -> dict[str, str]:
+    from trustsnn.attacks.corruptions import CORRUPTIONS
+
+    return CORRUPTIONS.describe()
+
+
 def _estimators() -> dict[str, str]:
     from trustsnn.attacks.estimators import ESTIMATORS
 
@@ -96,6 +102,7 @@ def _profiles() -> dict[str, str]:
 
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "attacks": _attacks,
+    "corruptions": _corruptions,
     "estimators": _estimators,
     "models": _models,
     "datasets": _datasets,

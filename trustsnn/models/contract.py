@@ -35,8 +35,9 @@ def _written(x: Tensor) -> dict[str, Any]:
 def check_contract(model: nn.Module, x: Tensor, classes: int) -> list[dict[str, Any]]:
     """Findings on a model, each with type, message and evidence; an empty list where the contract holds.
 
-    A forward that writes into its input is one, since the batch of whoever called it then leaves the domain. Further runs the same batch twice, split in two and reversed, at equal batch shape (the rest is padded with zeros), so that
-    what differs is state or randomness and not the arithmetic of another shape. Run it on one block.
+    A forward that writes into its input is one, since the batch of whoever called it then leaves the domain. Further runs the
+    same batch twice, split in two and reversed, at equal batch shape (the rest is padded with zeros), so that what differs is
+    state or randomness and not the arithmetic of another shape. Run it on one block.
 
     Raises:
         ModelContractError: the model gives no finite logits of shape [B, classes], so that nothing can be evaluated.

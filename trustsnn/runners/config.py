@@ -10,10 +10,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from trustsnn.attacks.catalogue import EVENT_NORMS
+from trustsnn.attacks.corruptions.catalogue import SEVERITIES, defaults
 from trustsnn.errors import ConfigError
 from trustsnn.runners.profiles import PROFILES
 
 Scalar = bool | int | float | str | None
+
+IMAGE_NORMS = ("linf", "l2", "l1", "l0")
+IMAGE_EPS = (2 / 255, 4 / 255, 8 / 255)
+EVENT_EPS = (10.0, 30.0, 100.0)
 
 
 def parse_eps(value: Any) -> float:
@@ -62,13 +68,16 @@ class AttackSettings(BaseModel):
 
 
 class AuditConfig(BaseModel):
-    """The settings of an audit. Unknown keys are refused."""
+    """The settings of an audit. Unknown keys are refused. Norms and radii that are not given depend on the model's domain."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     profile: str = "quick"
-    norms: tuple[str, ...] = ("linf",)
-    eps: tuple[float, ...] = (2 / 255, 4 / 255, 8 / 255)
+    norms: tuple[str, ...] | None = None
+    eps: tuple[float, ...] | None = None
     attacks: tuple[AttackSettings, ...] | None = None
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = SEVERITIES
+    ood: tuple[str, ...] = ()
     samples: int | None = Field(1000, ge=1)
     seed: int = 0
     batch_size: int = Field(256, ge=1)
@@ -78,6 +87,8 @@ class AuditConfig(BaseModel):
     @field_validator("eps", mode="before")
     @classmethod
     def _eps(cls, value: Any) -> Any:
+        if value is None:
+            return None
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(sorted({parse_eps(v) for v in values}))
 
@@ -86,15 +97,27 @@ class AuditConfig(BaseModel):
     def _memory(cls, value: Any) -> Any:
         return parse_memory(value) if isinstance(value, str) else value
 
-    @field_validator("norms", mode="before")
+    @field_validator("norms", "corruptions", "ood", mode="before")
     @classmethod
-    def _norms(cls, value: Any) -> Any:
+    def _names(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("corruptions", "ood")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("severities")
+    @classmethod
+    def _severities(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or not set(value) <= set(SEVERITIES):
+            raise ValueError(f"expected severities among {', '.join(map(str, SEVERITIES))}, got {list(value)}")
+        return tuple(sorted(set(value)))
 
     @field_validator("norms", "eps")
     @classmethod
-    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not value:
+    def _some(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is not None and not value:
             raise ValueError("expected at least one entry; attacks: [] is the way to audit without attacks")
         return value
 
@@ -105,8 +128,30 @@ class AuditConfig(BaseModel):
             raise ValueError(f"expected one of {', '.join(PROFILES)}, got {value!r}")
         return value
 
-    def resolved_attacks(self) -> tuple[AttackSettings, ...]:
-        """The attacks to run: those given, or the profile's."""
+    def threats(self, domain: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """The norms and the radii (for events: budgets) for a model of that domain; ConfigError for those of another one."""
+        image = domain == "image"
+        norms = self.norms or (("linf",) if image else EVENT_NORMS)
+        eps = self.eps or (IMAGE_EPS if image else EVENT_EPS)
+        known = IMAGE_NORMS if image else EVENT_NORMS
+        wrong = [norm for norm in norms if norm not in known]
+        if wrong:
+            raise ConfigError(f"Unknown norm {wrong[0]!r} for a model of the domain {domain!r}. Known: {', '.join(known)}.")
+        broken = [value for value in eps if not image and value != round(value)]
+        if broken:
+            raise ConfigError(
+                f"Expected whole numbers of events as eps for a model of the domain {domain!r}, got {broken[0]:g}. Pass budgets such "
+                "as 10,30,100."
+            )
+        return norms, eps
+
+    def resolved_corruptions(self, domain: str) -> tuple[str, ...]:
+        """The names of the corruptions for a model of that domain; "all" stands for those of the domain."""
+        listed = [defaults(domain) if name == "all" else (name,) for name in self.corruptions]
+        return tuple(dict.fromkeys(name for names in listed for name in names))
+
+    def resolved_attacks(self, domain: str) -> tuple[AttackSettings, ...]:
+        """The attacks to run on a model of that domain: those given, or the profile's."""
         if self.attacks is not None:
             return self.attacks
         return tuple(
@@ -115,7 +160,7 @@ class AuditConfig(BaseModel):
                 settings=item.settings,
                 estimator=EstimatorSettings(**item.estimator) if item.estimator else None,
             )
-            for item in PROFILES[self.profile].items
+            for item in PROFILES[self.profile].attacks(domain)
         )
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from trustsnn.attacks import Attack
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.losses import cross_entropy
 from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
 from trustsnn.rng import Draws
 
 
-def predicted(attacks: Iterable[Attack | None], model: nn.Module, x: Tensor, y: Tensor, samples: int) -> str:
+def predicted(attacks: Iterable[object], model: nn.Module, x: Tensor, y: Tensor, samples: int) -> str:
     """One line on the ensembles among `attacks`, at least one, at the speed of one block `x` [B, ...]."""
     ensembles = [attack for attack in attacks if isinstance(attack, SNNAutoAttack)]
     draws = Draws(0, "cost", tuple(f"cost-{i}" for i in range(len(x)))) if is_stochastic(model) else None

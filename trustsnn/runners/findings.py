@@ -8,15 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trustsnn.attacks import Attack, verdict
+from trustsnn.attacks import verdict
 from trustsnn.attacks.autoattack import SNNAutoAttack
+from trustsnn.attacks.events import SDA, EventAttack
 from trustsnn.blocks import frozen, is_stochastic, predict
+from trustsnn.data import Dataset
 from trustsnn.models.contract import check_contract
 from trustsnn.rng import Draws
-from trustsnn.runners.plan import PlannedCell
+from trustsnn.runners.plan import AnyAttack, PlannedCell
 
 Findings = list[dict[str, Any]]
 Correct = NDArray[np.bool_]  # per sample whether the model stays correct
@@ -45,32 +48,47 @@ def of_ties(logits: NDArray[np.float32]) -> Findings:
 
 
 def of_the_attack(
-    finished: Sequence[PlannedCell], planned: PlannedCell, attack: Attack, correct: Correct, outcome: Callable[[str], Correct]
+    before: Sequence[PlannedCell], planned: PlannedCell, attack: AnyAttack, correct: Correct, outcome: Callable[[str], Correct]
 ) -> Findings:
-    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps.
-    `outcome` reads what a cell left, by its key."""
+    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps, one
+    estimator against another, gradients against none. `outcome` reads what a cell left, by its key."""
     found: Findings = []
-    if attack.name == "fgsm":
-        return found
-    for other in finished:
-        before = other.attack
-        if before is None:
+    white = np.ones_like(correct)
+    for other in before:
+        earlier = other.attack
+        if earlier is None or attack.name == "fgsm":
             continue
-        same = (before.norm, before.eps, before.targeted) == (attack.norm, attack.eps, attack.targeted)
+        same = _threat(earlier) == _threat(attack)
         through = other.cell["estimator"] == planned.cell["estimator"]
-        if before.name == "fgsm" and same and (through or attack.name == SNNAutoAttack.name):
+        if earlier.name == "fgsm" and same and (through or attack.name == SNNAutoAttack.name):
             found += verdict.one_step_beats_iterative(outcome(other.key), correct)
-        steps = _twice(before, attack)
+        steps = _twice(earlier, attack)
         if steps is not None and through:
             found += verdict.more_steps_still_gain(outcome(other.key), correct, steps)
+        if same and isinstance(attack, EventAttack) and isinstance(earlier, EventAttack):
+            if other.cell["estimator"] is None and replace(earlier, estimator=attack.estimator) == attack:
+                found += verdict.masked(outcome(other.key), correct)
+            white &= outcome(other.key) if earlier.white_box else True
+    if isinstance(attack, EventAttack) and not attack.white_box and any(_white_box(other, attack) for other in before):
+        found += verdict.beats_white_box("black-box", int(white.sum()), int((white & ~correct).sum()), len(correct))
     return found
 
 
-def _twice(before: Attack, attack: Attack) -> tuple[int, int] | None:
+def _threat(attack: AnyAttack) -> tuple[Any, ...]:
+    return attack.norm, attack.eps, getattr(attack, "targeted", False)
+
+
+def _white_box(other: PlannedCell, attack: EventAttack) -> bool:
+    earlier = other.attack
+    return isinstance(earlier, EventAttack) and earlier.white_box and _threat(earlier) == _threat(attack)
+
+
+def _twice(before: AnyAttack, attack: AnyAttack) -> tuple[int, int] | None:
     """The steps of two attacks that are the same but for twice the steps. A step size that follows from the steps may differ."""
-    steps: tuple[int, int] = getattr(before, "steps", 0), getattr(attack, "steps", 0)
+    name = "iterations" if isinstance(attack, EventAttack) else "steps"
+    steps: tuple[int, int] = getattr(before, name, 0), getattr(attack, name, 0)
     twice = type(before) is type(attack) and steps[0] > 0 and steps[1] == 2 * steps[0]
-    return steps if twice and replace(before, steps=steps[1]) == attack else None  # type: ignore[call-arg]
+    return steps if twice and replace(before, **{name: steps[1]}) == attack else None  # type: ignore[arg-type]
 
 
 def of_the_ensemble(
@@ -91,14 +109,40 @@ def of_the_ensemble(
     return found
 
 
-def of_an_unbounded_attack(model: nn.Module, attack: SNNAutoAttack, x: Tensor, y: Tensor, ids: tuple[str, ...]) -> Findings:
-    """Whether the ensemble leaves any of some samples correct when it may change every input into any other."""
-    eps = 1.0 if attack.norm == "linf" else math.sqrt(x[0].numel())
-    result = replace(attack, eps=eps).run(model, x, y, ids)
+def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:
+    """Whether the ensemble (on events: SDA) leaves any of the samples at `rows` correct when it may change every input into
+    any other. No other attack is asked, nor SDA through another estimator than the model's own, which may be a poor one."""
+    asked = isinstance(attack, SNNAutoAttack) or (isinstance(attack, SDA) and attack.estimator is None)
+    if not asked or not len(rows):
+        return []
+    x, y = (torch.from_numpy(values) for values in data.batch(rows))
+    ids = tuple(data.ids[i] for i in rows)
+    if isinstance(attack, SDA):
+        free: AnyAttack = replace(attack, budget=None)
+    else:
+        free = replace(attack, eps=1.0 if attack.norm == "linf" else math.sqrt(x[0].numel()))  # type: ignore[arg-type]
+    result = free.run(model, x, y, ids)
     with frozen(model):
         draws = Draws(attack.seed, "predict", ids) if is_stochastic(model) else None
         left = predict(model, result.adversarial, draws).argmax(1) == y
     return verdict.unbounded_attack_fails(left.numpy())
+
+
+def event_domain_violated(largest: float, budget: float, low: float, high: float, most: int, whole: bool) -> Findings:
+    """Finding where an attack on events changed more of them than its budget, or left the whole numbers from 0 to `most`."""
+    if largest <= budget and whole and low >= 0 and high <= most:
+        return []
+    evidence = {"largest_change": largest if math.isfinite(largest) else None, "budget": budget}
+    return [
+        {
+            "type": "domain-violated",
+            "message": "The attack left its budget of events, or frames of whole numbers of events, so its figure is not about the "
+            "stated threat.",
+            "evidence": {**evidence, "lowest_value": low, "highest_value": high, "max_count": most, "whole_numbers": whole},
+            "threshold": budget,
+            "source": "Carlini 2019",
+        }
+    ]
 
 
 def merged(parts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -3,103 +3,174 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from trustsnn.attacks import ATTACKS, Attack
+from trustsnn.attacks.catalogue import EVENT_ATTACKS, IMAGE_ATTACKS
 from trustsnn.attacks.estimators import estimator
+from trustsnn.attacks.events import EventAttack
 from trustsnn.blocks import is_stochastic
+from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
+from trustsnn.models.spec import ModelSpec
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.runners.config import AttackSettings, AuditConfig
 from trustsnn.runners.profiles import PROFILES
 from trustsnn.runners.records import cell_key
 
+AnyAttack = Attack | EventAttack
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A natural corruption at one severity."""
+
+    name: str
+    severity: int
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"{self.name}, severity {self.severity}"
+
+    def describe(self) -> dict[str, Any]:
+        """As a cell's threat."""
+        return {"attack": "corruption", "corruption": self.name, "severity": self.severity, "norm": None, "eps": 0.0}
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Samples that the model was not made for, by the name of their source; `data` is None where they are made of the audited
+    samples."""
+
+    source: str
+    data: Dataset | None = None
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"out of distribution: {self.source}"
+
+    def describe(self) -> dict[str, Any]:
+        """As a cell's threat."""
+        digest = None if self.data is None else self.data.samples_sha256
+        return {"attack": "ood", "source": self.source, "samples_sha256": digest, "norm": None, "eps": 0.0}
+
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One evaluation to do: its key, its definition, the attack (None for the clean cell) and a label for people."""
+    """One evaluation to do: its key, its definition, a label for people, and the attack or the shift that it is about. The clean
+    cell has neither."""
 
     key: str
     cell: dict[str, Any]
-    attack: Attack | None
     label: str
+    attack: AnyAttack | None = None
+    shift: Corruption | Outside | None = None
 
 
-def make_plan(model: nn.Module, subject: dict[str, str], config: AuditConfig) -> list[PlannedCell]:
-    """The clean cell, then every attack at every norm and eps. `subject` holds the hashes of model and data.
+def make_plan(
+    model: nn.Module, subject: dict[str, str], config: AuditConfig, outside: Sequence[Outside] = ()
+) -> list[PlannedCell]:
+    """The clean cell, every attack at every norm and eps that it is for, every corruption at every severity, and the sources of
+    `outside` samples. `subject` holds the hashes of model and data.
 
     Another estimator than the model's own needs trustsnn's neurons: in a profile such cells are left out for a wrapped
     module, and in a user's own list they are refused.
     """
-    domain = model.spec.domain  # type: ignore[union-attr]
-    items = config.resolved_attacks()
-    if domain != "image" and items:
-        if config.attacks is not None:
-            raise ConfigError(
-                f"FGSM and PGD move pixels continuously and would leave the domain {domain!r}. Audit such a model with "
-                "attacks: [] (on the command line: --attacks none), which measures its clean accuracy."
-            )
-        raise ConfigError(
-            f"The profile {config.profile!r} has no attack for the domain {domain!r}. Pass --attacks none (attacks=[] in Python) to "
-            "measure the clean accuracy alone."
-        )
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    norms, radii = config.threats(spec.domain)
     own = any(isinstance(module, SpikingNeuron) for module in model.modules())
-    if not own and config.attacks is None:
-        items = tuple(item for item in items if item.estimator is None)
-    planned = [_planned(subject, config, None, "clean")]
-    for norm in config.norms:
-        for eps in config.eps:
-            for item in items:
-                if item.estimator is not None and not own:
-                    raise ConfigError(
-                        f"The attack {item.attack!r} asks for the estimator {item.estimator.name!r}, but the model has none of "
-                        "trustsnn's neurons whose backward pass could be replaced. Leave out its estimator."
-                    )
-                attack = _attack(model, item, norm, eps, config)
-                planned.append(_planned(subject, config, attack, _label(attack, item)))
+    items = [item for item in config.resolved_attacks(spec.domain) if own or config.attacks is not None or item.estimator is None]
+    kinds = [_kind(item, model, spec.domain, own) for item in items]
+    base = {**subject, "seed": config.seed, "twin": None}
+    planned = [_planned(base, {"attack": "none", "norm": None, "eps": 0.0}, "clean")]
+    for norm in norms:
+        for eps in radii:
+            for item, kind in zip(items, kinds, strict=True):
+                if not issubclass(kind, EventAttack) or kind.norm == norm:
+                    attack = _attack(kind, model, item, norm, eps, config)
+                    planned.append(_planned(base, attack.describe(), _label(attack, item), attack=attack))
+    _check_norms(config, norms, items, kinds)
+    shifts: list[Corruption | Outside] = [
+        Corruption(name, s) for name in config.resolved_corruptions(spec.domain) for s in config.severities
+    ]
+    planned += [_planned(base, shift.describe(), shift.label, shift=shift) for shift in [*shifts, *outside]]
     if len({p.key for p in planned}) < len(planned):
         raise ConfigError("Two attacks of the plan are the same. Leave one of them out.")
     return planned
 
 
-def _attack(model: nn.Module, item: AttackSettings, norm: str, eps: float, config: AuditConfig) -> Attack:
-    kind = ATTACKS.load(item.attack)
+def balls(plan: Iterable[PlannedCell]) -> list[tuple[str, float]]:
+    """The planned norms and radii, sorted."""
+    return sorted({(each.attack.norm, float(each.attack.eps or 0.0)) for each in plan if each.attack is not None})
+
+
+def _kind(item: AttackSettings, model: nn.Module, domain: str, own: bool) -> type[AnyAttack]:
+    """The class of an attack that suits the model."""
+    kind: type[AnyAttack] = ATTACKS.load(item.attack)
+    if issubclass(kind, EventAttack) != (domain != "image"):
+        fitting = IMAGE_ATTACKS if domain == "image" else EVENT_ATTACKS
+        raise ConfigError(f"The attack {item.attack!r} is not for the domain {domain!r}. For it: {', '.join(fitting)}.")
+    if issubclass(kind, EventAttack) and is_stochastic(model):
+        raise ConfigError("Event attacks test single events, which one draw of a stochastic model does not decide.")
+    if item.estimator is not None and not own:
+        raise ConfigError(
+            f"The attack {item.attack!r} asks for the estimator {item.estimator.name!r}, but the model has none of "
+            "trustsnn's neurons whose backward pass could be replaced. Leave out its estimator."
+        )
+    return kind
+
+
+def _check_norms(config: AuditConfig, norms: tuple[str, ...], items: list[AttackSettings], kinds: list[type[AnyAttack]]) -> None:
+    """ConfigError where an event attack or a norm that was asked for has no cell."""
+    theirs = {item.attack: kind.norm for item, kind in zip(items, kinds, strict=True) if issubclass(kind, EventAttack)}
+    if not theirs:
+        return
+    listed = ", ".join(f"{name} ({norm})" for name, norm in theirs.items())
+    alone = [name for name, norm in theirs.items() if norm not in norms]
+    if config.attacks is not None and alone:
+        raise ConfigError(f"The norm of the attack {alone[0]!r} is {theirs[alone[0]]!r}, got the norms {', '.join(norms)}.")
+    empty = [norm for norm in norms if norm not in theirs.values()]
+    if config.norms is not None and empty:
+        raise ConfigError(f"No attack of this audit has the norm {empty[0]!r}. Its attacks: {listed}.")
+
+
+def _attack(
+    kind: type[AnyAttack], model: nn.Module, item: AttackSettings, norm: str, eps: float, config: AuditConfig
+) -> AnyAttack:
     settings = dict(item.settings)
     if is_stochastic(model):
         settings.setdefault("eot", PROFILES[config.profile].eot)
     through = estimator(**item.estimator.model_dump()) if item.estimator is not None else None
-    known = {field.name for field in dataclasses.fields(kind)} - {"norm", "eps", "estimator", "seed"}
+    threat = {"budget": int(eps)} if issubclass(kind, EventAttack) else {"norm": norm, "eps": eps}
+    known = {field.name for field in dataclasses.fields(kind)} - {*threat, "estimator", "seed"}
     unknown = settings.keys() - known
     if unknown:
         raise ConfigError(
             f"The attack {item.attack!r} has no setting {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}."
         )
     try:
-        attack: Attack = kind(norm=norm, eps=eps, estimator=through, seed=config.seed, **settings)
+        attack: AnyAttack = kind(**threat, estimator=through, seed=config.seed, **settings)  # type: ignore[arg-type]
     except TypeError as error:
         raise ConfigError(f"The settings of the attack {item.attack!r} do not fit: {error}.") from error
     return attack
 
 
-def _planned(subject: dict[str, str], config: AuditConfig, attack: Attack | None, label: str) -> PlannedCell:
-    through = attack.estimator if attack is not None else None
-    cell = {
-        **subject,
-        "seed": config.seed,
-        "twin": None,
-        "threat": attack.describe() if attack is not None else {"attack": "none", "norm": None, "eps": 0.0},
-        "estimator": through.describe() if through is not None else None,
-    }
-    return PlannedCell(cell_key(cell), cell, attack, label)
+def _planned(base: dict[str, Any], threat: dict[str, Any], label: str, **what: Any) -> PlannedCell:
+    through = getattr(what.get("attack"), "estimator", None)
+    cell = {**base, "threat": threat, "estimator": through.describe() if through is not None else None}
+    return PlannedCell(cell_key(cell), cell, label, **what)
 
 
-def _label(attack: Attack, item: AttackSettings) -> str:
+def _label(attack: AnyAttack, item: AttackSettings) -> str:
     threat = attack.describe()
     steps = f"-{threat['steps']}" if "steps" in threat else ""
     settings = item.estimator.model_dump() if item.estimator is not None else {}
     through = f" through {' '.join(str(value) for value in settings.values())}" if settings else ""
-    aim = " targeted" if attack.targeted else ""
+    aim = " targeted" if threat.get("targeted") else ""
     return f"{attack.name}{steps}{aim} {attack.norm} {attack.eps:.4g}{through}"

@@ -14,31 +14,60 @@ class Item(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Attacks to run at every norm and eps, the draws per gradient for stochastic models, and one line on it."""
+    """One line on it, the attacks to run on models of images and of events at every norm and eps that they have, and the
+    draws per gradient for stochastic models."""
 
     description: str
-    items: tuple[Item, ...]
+    images: tuple[Item, ...]
+    events: tuple[Item, ...]
     eot: int
 
+    def attacks(self, domain: str) -> tuple[Item, ...]:
+        """The attacks for a model of that domain."""
+        return self.images if domain == "image" else self.events
+
+
+_WIDE = {"name": "stbp", "surrogate": "atan", "width": 0.5}
 
 PROFILES = {
     "quick": Profile(
-        "FGSM, PGD-10, and the quick ensemble over gradient estimators, with the ANN twin and Square",
+        "FGSM, PGD-10, and the quick ensemble over gradient estimators, with the ANN twin and Square; for events insertion "
+        "through two surrogates, deletion, SpikeFool and SDA-30",
         (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("snn-autoattack", {"profile": "quick"})),
+        (
+            Item("insertion", {}),
+            Item("insertion", {}, _WIDE),
+            Item("deletion", {}),
+            Item("spikefool", {"rivals": 3}),
+            Item("sda", {"iterations": 30}),
+        ),
         5,
     ),
     "standard": Profile(
-        "FGSM, PGD-40 with two restarts and two losses, and the standard ensemble over gradient estimators",
+        "FGSM, PGD-40 with two restarts and two losses, and the standard ensemble over gradient estimators; for events "
+        "insertion, deletion, SpikeFool, SDA through four estimators, retiming, corner and dash",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 40, "restarts": 2}),
             Item("pgd", {"steps": 40, "loss": "margin"}),
             Item("snn-autoattack", {"profile": "standard"}),
         ),
+        (
+            Item("insertion", {}),
+            Item("deletion", {}),
+            Item("spikefool", {}),
+            Item("sda", {"iterations": 100}),
+            *(Item("sda", {"iterations": 100}, each) for each in (_WIDE, {"name": "assg"}, {"name": "rga"})),
+            Item("retiming", {}),
+            Item("corner", {}),
+            Item("dash", {}),
+        ),
         10,
     ),
     "full": Profile(
-        "FGSM, PGD-50 and PGD-100, PGD-100 with five restarts on the margin loss and targeted, and the full ensemble over gradient estimators",
+        "FGSM, PGD-50 and PGD-100, PGD-100 with five restarts on the margin loss and targeted, and the full ensemble over gradient "
+        "estimators; for events insertion, deletion, SpikeFool, SDA-100 and SDA-200, SDA and retiming through six estimators, "
+        "corner and dashes",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 50}),
@@ -46,6 +75,22 @@ PROFILES = {
             Item("pgd", {"steps": 100, "restarts": 5, "loss": "margin"}),
             Item("pgd", {"steps": 100, "targeted": True}),
             Item("snn-autoattack", {"profile": "full"}),
+        ),
+        (
+            Item("insertion", {"per_step": 1}),
+            Item("deletion", {"per_step": 1}),
+            Item("spikefool", {}),
+            Item("sda", {"iterations": 100}),
+            Item("sda", {"iterations": 200}),
+            *(
+                Item(attack, {}, each)
+                for attack in ("sda", "retiming")
+                for each in (None, _WIDE, {"name": "assg"}, {"name": "pdsg"}, {"name": "rga"}, {"name": "bptr"}, {"name": "cba"})
+                if (attack, each) != ("sda", None)
+            ),
+            Item("corner", {}),
+            Item("dash", {}),
+            Item("filter-aware-dash", {}),
         ),
         20,
     ),

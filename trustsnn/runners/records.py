@@ -32,6 +32,7 @@ _COLUMNS = pa.schema(
         ("margin", pa.float32()),
         ("linf", pa.float32()),
         ("l2", pa.float32()),
+        ("changes", pa.int64()),
         ("broken_by", pa.string()),
     ]
 )
@@ -151,24 +152,26 @@ class RunFolder:
                 key = record["key"]
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} has a line that is no record: {error}. Choose another --out.") from error
-            if key in planned and record["status"] != "error" and self._is_whole(key):
+            if key in planned and record["status"] != "error" and self._is_whole(record):
                 self.records[key] = record
 
-    def _is_whole(self, key: str) -> bool:
-        """Whether the outcomes of a recorded cell are there; a cell without them is evaluated again."""
+    def _is_whole(self, record: dict[str, Any]) -> bool:
+        """Whether the outcomes of a recorded cell are there, if it has an accuracy; without them it is evaluated again."""
         try:
-            self.samples(key)
+            if record["accuracy"] is not None:
+                self.samples(record["key"])
         except (OSError, pa.ArrowException):
             return False
         return True
 
     def finish(
-        self, record: dict[str, Any], samples: pa.Table, pictures: Mapping[str, NDArray[Any]] | None, seconds: float
+        self, record: dict[str, Any], samples: pa.Table | None, pictures: Mapping[str, NDArray[Any]] | None, seconds: float
     ) -> None:
         """Make a finished cell durable: its samples and pictures first, its line last."""
         key = record["key"]
         folder = self.path / "cells"
-        write_atomically(folder / f"{key}.parquet", lambda path: pq.write_table(samples, path, compression="zstd"))
+        if samples is not None:
+            write_atomically(folder / f"{key}.parquet", lambda path: pq.write_table(samples, path, compression="zstd"))
         if pictures is not None:
             buffer = io.BytesIO()
             np.savez(buffer, allow_pickle=False, **dict(pictures))
@@ -189,13 +192,14 @@ class RunFolder:
 
     def merge(self) -> None:
         """Write samples.parquet: every finished cell's outcomes, in the order of the plan."""
-        keys = [entry["key"] for entry in self.head["cells"] if entry["key"] in self.records]
-        tables = [self.samples(key) for key in keys]
+        done = [self.records[entry["key"]] for entry in self.head["cells"] if entry["key"] in self.records]
+        tables = [self.samples(record["key"]) for record in done if record["accuracy"] is not None]
         merged = pa.concat_tables(tables) if tables else _COLUMNS.empty_table()
         write_atomically(self.path / "samples.parquet", lambda path: pq.write_table(merged, path, compression="zstd"))
 
 
 def samples_table(key: str, columns: Mapping[str, Any]) -> pa.Table:
-    """The per-sample outcomes of one cell with the columns of docs/run-format.md."""
+    """The per-sample outcomes of one cell with the columns of docs/run-format.md; what is not given is null."""
     count = len(columns["sample"])
-    return pa.table({"cell": [key] * count, **columns}, schema=_COLUMNS)
+    empty = {name: [None] * count for name in _COLUMNS.names}
+    return pa.table({**empty, "cell": [key] * count, **columns}, schema=_COLUMNS)
