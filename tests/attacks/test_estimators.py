@@ -310,7 +310,9 @@ def test_cba_with_a_leaky_gain_soft_reset_and_a_spiking_readout(backend):
 
 def test_the_twin_trains_as_what_it_is(backend, digits_train):
     twin = ann_twin(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.125)).network.train()
-    assert model_hash(twin) != model_hash(ann_twin(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.125, seed=1)).network)
+    assert model_hash(twin) != model_hash(
+        ann_twin(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.125, seed=1)).network
+    )
     for neuron in twin.layers:
         if isinstance(neuron, SpikingNeuron):
             neuron.estimator = STBP()  # as if it spiked
