@@ -22,52 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn.attacks.base import Attack, AttackResult
+from trustsnn.attacks.catalogue import TORCHATTACKS
 from trustsnn.attacks.norms import check_norm, project, size
 from trustsnn.blocks import is_stochastic
 from trustsnn.errors import ConfigError, MissingExtraError
 from trustsnn.rng import Draws, stream
-
-PREFIX = "torchattacks/"
-TORCHATTACKS = (
-    "VANILA",
-    "GN",
-    "FGSM",
-    "BIM",
-    "RFGSM",
-    "PGD",
-    "EOTPGD",
-    "FFGSM",
-    "TPGD",
-    "MIFGSM",
-    "UPGD",
-    "APGD",
-    "APGDT",
-    "DIFGSM",
-    "TIFGSM",
-    "Jitter",
-    "NIFGSM",
-    "PGDRS",
-    "SINIFGSM",
-    "VMIFGSM",
-    "VNIFGSM",
-    "SPSA",
-    "JSMA",
-    "EADL1",
-    "EADEN",
-    "PIFGSM",
-    "PIFGSMPP",
-    "CW",
-    "PGDL2",
-    "DeepFool",
-    "PGDRSL2",
-    "SparseFool",
-    "OnePixel",
-    "Pixle",
-    "FAB",
-    "AutoAttack",
-    "Square",
-)
-"""Every attack of torchattacks 3.5.1; MultiAttack and LGV are left out, since they take attacks or data and no settings."""
 
 _RADIUS_IN_L2 = ("PGDL2", "PGDRSL2")
 _PEER_NORMS = {"linf": "Linf", "l2": "L2"}
@@ -230,12 +189,11 @@ def torch_attack(name: str) -> type[TorchAttack]:
         attack = torch_attack("torchattacks/PGD")(eps=8 / 255, settings={"steps": 20})
         adversarial = attack(model, x, y)
     """
-    method = name.removeprefix(PREFIX)
-    if method not in TORCHATTACKS or not name.startswith(PREFIX):
-        known = [PREFIX + each for each in TORCHATTACKS]
-        close = difflib.get_close_matches(name, known, n=1)
+    if name not in TORCHATTACKS:
+        close = difflib.get_close_matches(name, TORCHATTACKS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"Unknown attack {name!r}. Known: {', '.join(known)}.{hint}")
+        raise ConfigError(f"Unknown attack {name!r}. Known: {', '.join(TORCHATTACKS)}.{hint}")
+    method = name.removeprefix("torchattacks/")
     parameters = _parameters(method)
     norms: tuple[str, ...] = ("linf", "l2")
     if "norm" not in parameters and {"eps", "max_epsilon"} & parameters.keys():
@@ -249,6 +207,6 @@ def torch_attack(name: str) -> type[TorchAttack]:
 
 def __getattr__(name: str) -> type[TorchAttack]:
     """Every attack by its short name, so that a catalogue can point here."""
-    if name not in TORCHATTACKS:
+    if f"torchattacks/{name}" not in TORCHATTACKS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return torch_attack(PREFIX + name)
+    return torch_attack(f"torchattacks/{name}")

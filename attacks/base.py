@@ -61,6 +61,7 @@ class Attack(ABC):
 
     name: ClassVar[str]
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    searches_eps: ClassVar[bool] = False  # for each sample, up to `eps`: an audit then asks at its largest eps alone
     least: ClassVar[dict[str, float]] = {"seed": -math.inf}  # of whole-number settings: of the others, which count something, 1
 
     def __post_init__(self) -> None:

@@ -18,6 +18,10 @@ IMAGE_ATTACKS = {
         "trustsnn.attacks.autoattack:SNNAutoAttack",
         "the ensemble: gradient estimators x APGD, SA-PGD, DLR, targeted, then the ANN twin and Square; L-inf, L2",
     ),
+    "bisection": Entry(
+        "trustsnn.attacks.bisection:Bisection",
+        "the smallest eps that breaks each sample, searched with the quick ensemble; L-inf, L2",
+    ),
 }
 
 EVENT_NORMS = ("events", "moves")
@@ -38,4 +42,48 @@ EVENT_ATTACKS = {
     "filter-aware-dash": Entry(f"{_EVENTS}.dvs:FilterAwareDash", "a dash that passes a mask filter, no gradient"),
 }
 
-ATTACKS = Catalogue("attack", "trustsnn.attacks", IMAGE_ATTACKS | EVENT_ATTACKS)
+TORCHATTACKS = {
+    f"torchattacks/{name}": Entry(f"trustsnn.attacks.adapter:{name}", f"torchattacks' {name}")
+    for name in (
+        "VANILA",
+        "GN",
+        "FGSM",
+        "BIM",
+        "RFGSM",
+        "PGD",
+        "EOTPGD",
+        "FFGSM",
+        "TPGD",
+        "MIFGSM",
+        "UPGD",
+        "APGD",
+        "APGDT",
+        "DIFGSM",
+        "TIFGSM",
+        "Jitter",
+        "NIFGSM",
+        "PGDRS",
+        "SINIFGSM",
+        "VMIFGSM",
+        "VNIFGSM",
+        "SPSA",
+        "JSMA",
+        "EADL1",
+        "EADEN",
+        "PIFGSM",
+        "PIFGSMPP",
+        "CW",
+        "PGDL2",
+        "DeepFool",
+        "PGDRSL2",
+        "SparseFool",
+        "OnePixel",
+        "Pixle",
+        "FAB",
+        "AutoAttack",
+        "Square",
+    )
+}
+"""Every attack of torchattacks 3.5.1; MultiAttack and LGV are left out, since they take attacks or data and no settings."""
+
+ATTACKS = Catalogue("attack", "trustsnn.attacks", IMAGE_ATTACKS | EVENT_ATTACKS | TORCHATTACKS)

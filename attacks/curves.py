@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest
+from scipy.stats import binomtest
 
 from trustsnn.errors import ConfigError, DataError
-from trustsnn.statistics import proportion, wilson
+from trustsnn.statistics import Median, median, proportion, wilson
 
 Floats = NDArray[np.float64]
 
@@ -30,19 +30,11 @@ class Curve:
     high: Floats
 
 
-class Median(NamedTuple):
-    """A median with its 95 % interval; infinity where it lies above what was searched."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class EpsCurve(Curve):
     """Robust accuracy against eps, a step function: each value holds from its eps up to the next. It never rises."""
 
-    median: Median
+    median: Median  # infinite where it lies above what was searched
 
 
 @dataclass(frozen=True)
@@ -78,9 +70,6 @@ class BudgetCurve:
 def robust_curve(smallest: NDArray[Any], largest: float, at: Sequence[float] | None = None) -> EpsCurve:
     """Robust accuracy against eps: the share of the samples with `smallest` > eps, and the median of `smallest`.
 
-    The interval of the median is between two order statistics, after the binomial distribution, whatever the distribution of
-    `smallest`; with 5 samples or fewer it is all of [0, infinity].
-
     Args:
         smallest: [N], for each sample the smallest eps that breaks it, 0 where it is misclassified without a perturbation and
             infinity where nothing broke it (`SmallestEps.eps`).
@@ -97,7 +86,7 @@ def robust_curve(smallest: NDArray[Any], largest: float, at: Sequence[float] | N
     if places.ndim != 1 or len(places) == 0 or not (np.diff(places) > 0).all() or not (0 <= places[0] <= places[-1] <= largest):
         raise ConfigError(f"Expected at as ascending eps in [0, {largest:g}], up to which was searched, got {at}.")
     curve = _curve(places, len(ordered) - np.searchsorted(ordered, places, side="right"), len(ordered))
-    return EpsCurve(**vars(curve), median=_median(ordered))
+    return EpsCurve(**vars(curve), median=median(ordered.tolist()))
 
 
 def budget_curve(at: Sequence[float], robust: NDArray[np.bool_]) -> BudgetCurve:
@@ -122,13 +111,6 @@ def _curve(at: Floats, robust: NDArray[np.int64], count: int) -> Curve:
     figures = [proportion(int(successes), count) for successes in robust]
     value, low, high = np.array([(each["value"], each["low"], each["high"]) for each in figures]).T
     return Curve(at, robust.astype(np.int64), count, value, low, high)
-
-
-def _median(ordered: Floats) -> Median:
-    count = len(ordered)
-    rank = int(binom.ppf(0.025, count, 0.5))  # fewer than `rank` of the samples lie below the median in at most 2.5 % of cases
-    middle = float(ordered[(count - 1) // 2])
-    return Median(middle, float(ordered[rank - 1]), float(ordered[count - rank])) if rank else Median(middle, 0.0, math.inf)
 
 
 def _gain(fewer: float, more: float, left: NDArray[np.bool_], right: NDArray[np.bool_]) -> Gain:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from trustsnn.reports.limits import checked, unchecked
 from trustsnn.reports.record import Json, Record
-from trustsnn.reports.wording import ball_text, bound_text, count_text, interval, measured, percent, threat_text
+from trustsnn.reports.wording import ball_text, bound_text, count_text, interval, measured, median_text, percent, threat_text
 
 
 def card(record: Record, summary: Json) -> str:
@@ -35,6 +35,7 @@ def card(record: Record, summary: Json) -> str:
             ],
         ),
     ]
+    lines += ["", *(plain(median_text(curve)) for curve in summary["robust_curves"])] if summary["robust_curves"] else []
     if summary["gates"]:
         gates = [(g["gate"], measured(g["value"], g["bound"]), bound_text(g["bound"]), _holds(g)) for g in summary["gates"]]
         lines += ["", "### Gates", "", *table(("Gate", "Measured", "Bound", "Holds"), gates)]

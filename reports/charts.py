@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports.wording import axis_text, eps_text, percent
@@ -30,11 +30,17 @@ _LABEL = 52  # the room that a label needs along the axis, in CSS pixels
 
 
 def curve(
-    clean: dict[str, Any], figures: Sequence[dict[str, Any]], chance: float | None, bounds: Sequence[Any], width: int
+    clean: dict[str, Any],
+    figures: Sequence[dict[str, Any]],
+    chance: float | None,
+    bounds: Sequence[Any],
+    width: int,
+    steps: Mapping[str, Sequence[dict[str, Any]]] | None = None,
 ) -> str:
     """Accuracy against eps: one panel a norm, each beginning at the clean accuracy, with the 95 % band.
 
-    `bounds` are the gates as (norm, eps, bound); `width` is in CSS pixels, below 480 the panels stand one below the other.
+    `steps` holds, for a norm whose smallest eps were searched, figures that hold from their eps up to the next. `bounds` are the
+    gates as (norm, eps, bound); `width` is in CSS pixels, below 480 the panels stand one below the other.
     """
     norms = list(dict.fromkeys(figure["norm"] for figure in figures))
     stacked = width < _NARROW
@@ -45,7 +51,9 @@ def curve(
             points = [{**clean, "eps": 0.0}, *(figure for figure in figures if figure["norm"] == norm)]
             gates = [(eps, bound) for other, eps, bound in bounds if other == norm]
             points = [point for point in points if point["value"] is not None]
-            _panel(panel, norm, points, SERIES[place % len(SERIES)], chance, gates, _LABEL * columns / width)
+            _panel(
+                panel, norm, points, (steps or {}).get(norm), SERIES[place % len(SERIES)], chance, gates, _LABEL * columns / width
+            )
             if place and not stacked:
                 panel.set_yticklabels([])
 
@@ -85,16 +93,23 @@ def bars(layers: Sequence[str], series: Sequence[tuple[str, Sequence[float | Non
 
 
 def _panel(
-    axis: Axes, norm: str, points: list[dict[str, Any]], colour: str, chance: float | None, gates: list[Any], room: float
+    axis: Axes,
+    norm: str,
+    points: list[dict[str, Any]],
+    steps: Sequence[dict[str, Any]] | None,
+    colour: str,
+    chance: float | None,
+    gates: list[Any],
+    room: float,
 ) -> None:
     eps = [point["eps"] for point in points]
-    value = [100 * point["value"] for point in points]
     right = max(eps, default=0.0) or 1.0
     labelled = _apart(sorted(set(eps)), room * right)
-    axis.fill_between(
-        eps, [100 * p["low"] for p in points], [100 * p["high"] for p in points], color=colour, alpha=0.16, linewidth=0
-    )
-    axis.plot(eps, value, color=colour, linewidth=2.2, solid_joinstyle="round")
+    line, where = (steps, "post") if steps else (points, None)
+    at = [point["eps"] for point in line]
+    value, low, high = ([100 * point[name] for point in line] for name in ("value", "low", "high"))
+    axis.fill_between(at, low, high, step=where, color=colour, alpha=0.16, linewidth=0)
+    axis.plot(at, value, drawstyle="steps-post" if steps else "default", color=colour, linewidth=2.2, solid_joinstyle="round")
     for point in points:
         face = colour if point["status"] == "ok" else PAPER
         axis.plot(
@@ -116,9 +131,9 @@ def _panel(
                 color=INK,
                 fontsize=12,
             )
-    for where, bound in gates:
+    for place, bound in gates:
         axis.plot(
-            [where], [100 * bound], marker="_", markersize=20, markeredgewidth=2, color=INK, linestyle="none", clip_on=False
+            [place], [100 * bound], marker="_", markersize=20, markeredgewidth=2, color=INK, linestyle="none", clip_on=False
         )
     if chance:
         axis.axhline(100 * chance, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from trustsnn.errors import ConfigError
 from trustsnn.reports.card import plain, table
+from trustsnn.reports.evidence import robust
 from trustsnn.reports.gates import TOLERANCE
 from trustsnn.reports.record import Json, Record, is_clean, read
 from trustsnn.reports.samples import outcomes
-from trustsnn.reports.summary import planned, resting_on, summarise_record, survivors
+from trustsnn.reports.summary import planned, resting_on, summarise_record
 from trustsnn.reports.wording import ball_text, percent
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def compare(run_a: Path, run_b: Path) -> Json:
         here = [_measured(record, own, norm, eps, found) for record, own, found in zip(records, keys, tables, strict=True)]
         if not all(here):
             continue
-        kept = [survivors(own, _by_sample(found)).reindex(common) for own, found in zip(keys, tables, strict=True)]
+        kept = [robust(record, found, norm, eps).reindex(common) for record, found in zip(records, tables, strict=True)]
         rows.append(
             {
                 "norm": norm,
@@ -166,10 +167,6 @@ def _measured(record: Record, keys: list[str], norm: str | None, eps: float, fou
     threats = {key: record.plan[key]["threat"] for key in keys}
     here = [key for key, threat in threats.items() if threat["norm"] == norm and abs(threat["eps"] - eps) <= TOLERANCE]
     return clean and (norm is None or any(key in found for key in here))
-
-
-def _by_sample(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: one.set_index("sample")["correct"].astype(bool) for key, one in found.items()}
 
 
 def _sound(summary: Json, norm: str | None, eps: float) -> bool:

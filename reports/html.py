@@ -82,14 +82,17 @@ def _curves(summary: Json) -> dict[str, Any] | None:
     classes = (summary["model"].get("spec") or {}).get("classes")
     gates = [parse(gate["gate"]) for gate in summary["gates"]]
     bounds = [(gate.norm, gate.eps, gate.bound) for gate in gates if gate.norm is not None]
+    steps = {curve["norm"]: curve["points"] for curve in summary["robust_curves"]}
     drawn = (clean, figures, 1 / classes if classes else None, bounds)
     label = [f"Share of samples classified correctly: {wording.percent(clean['value'])} without an attack"]
     label += [f"{wording.percent(f['value'])} within {wording.ball_text(f['norm'], f['eps'])}" for f in figures]
     return {
         "label": ", ".join(label) + ".",
-        "wide": Markup(charts.curve(*drawn, width=_WIDE)),
-        "narrow": Markup(charts.curve(*drawn, width=_NARROW)),
+        "wide": Markup(charts.curve(*drawn, width=_WIDE, steps=steps)),
+        "narrow": Markup(charts.curve(*drawn, width=_NARROW, steps=steps)),
+        "straight": any(figure["norm"] not in steps for figure in figures),
         "bounds": bool(bounds),
+        "medians": [wording.median_text(curve) for curve in summary["robust_curves"]],
         "doubtful": any(figure["status"] != "ok" for figure in [clean, *figures]),
     }
 

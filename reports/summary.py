@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports import gates as gating
+from trustsnn.reports.evidence import robust, robust_curves
 from trustsnn.reports.record import Json, Record, is_attack, is_clean, read, with_gates
 from trustsnn.reports.samples import outcomes
 from trustsnn.reports.shift import natural_shift, out_of_distribution
@@ -21,8 +22,9 @@ FORMAT = "trustsnn-report/1"
 def summarise(run: Path, gates: Sequence[str] | None = None) -> Json:
     """The content of report.json (docs/run-format.md) for the run folder `run`.
 
-    A sample is robust at (norm, eps) when the clean cell and every cell of that norm with an eps not above it classify it
-    correctly. A figure that nothing was measured for has the value None, never a number. `gates`, where given, are held instead of the run's own.
+    A sample is robust at (norm, eps) when no cell of that norm, whatever its eps, nor the clean cell holds a misclassified
+    version of it within eps. A figure that nothing was measured for has the value None, never a number. `gates`, where given,
+    are held instead of the run's own.
 
     Raises:
         RunError: the folder is no run folder, or is damaged.
@@ -41,8 +43,9 @@ def summarise_record(record: Record) -> Json:
 
     summary: Json = {
         "format": FORMAT,
-        "clean_accuracy": _clean(record, correct, status),
-        "robust_accuracy": _robust(record, correct, status),
+        "clean_accuracy": _clean(record, tables, status),
+        "robust_accuracy": _robust(record, tables, status),
+        "robust_curves": robust_curves(record, tables),
         "natural_shift": natural_shift(record, correct, status),
         "ood": out_of_distribution(record, lines, status),
         "findings": [_finding(key, reason) for key, line in lines.items() for reason in line["reasons"]],
@@ -74,39 +77,31 @@ def resting_on(record: Record, norm: str | None, eps: float) -> list[str]:
     return [key for key, cell in record.plan.items() if is_clean(cell) or _within(cell, norm, eps)]
 
 
-def survivors(keys: list[str], correct: dict[str, pd.Series[bool]]) -> pd.Series[bool]:
-    """Which samples every measured cell among `keys` classifies correctly, indexed by sample."""
-    import pandas as pd
-
-    measured = [correct[key] for key in keys if key in correct]
-    return pd.concat(measured, axis=1).all(axis=1)
-
-
-def _clean(record: Record, correct: dict[str, Any], status: dict[str, str]) -> Json:
+def _clean(record: Record, tables: dict[str, Any], status: dict[str, str]) -> Json:
     keys = resting_on(record, None, 0.0)
-    return {**_figure(keys, correct, measured=any(key in correct for key in keys)), "status": _status(keys, status)}
+    return {**_figure(record, tables, None, 0.0, any(key in tables for key in keys)), "status": _status(keys, status)}
 
 
-def _robust(record: Record, correct: dict[str, Any], status: dict[str, str]) -> list[Json]:
+def _robust(record: Record, tables: dict[str, Any], status: dict[str, str]) -> list[Json]:
     clean = set(resting_on(record, None, 0.0))
     figures = []
     for norm, eps in planned(record):
         keys = resting_on(record, norm, eps)
         here = [key for key in keys if key not in clean and _same(record.plan[key]["threat"]["eps"], eps)]
         # Without the clean cell, or with no cell at this very eps, there is no figure: a smaller ball says too little.
-        measured = any(key in correct for key in here) and any(key in correct for key in clean)
-        figure = _figure(keys, correct, measured=measured)
+        measured = any(key in tables for key in here) and any(key in tables for key in clean)
+        figure = _figure(record, tables, norm, eps, measured)
         figures.append({"norm": norm, "eps": eps, **figure, "status": _status(keys, status), "cells": keys})
     return figures
 
 
-def _figure(keys: list[str], correct: dict[str, Any], *, measured: bool) -> Json:
+def _figure(record: Record, tables: dict[str, Any], norm: str | None, eps: float, measured: bool) -> Json:
     from trustsnn.statistics import proportion
 
     if measured:
-        robust = survivors(keys, correct)
-        if len(robust):
-            return dict(proportion(int(robust.sum()), len(robust)))
+        kept = robust(record, tables, norm, eps)
+        if len(kept):
+            return dict(proportion(int(kept.sum()), len(kept)))
     return {"value": None, "successes": 0, "count": 0, "low": None, "high": None}
 
 

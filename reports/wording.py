@@ -19,6 +19,7 @@ _NAMES = {
     "deepfool": "DeepFool",
     "square": "Square",
     "snn-autoattack": "SNN-AutoAttack",
+    "bisection": "Bisection",
     "sda": "SDA",
     "spikefool": "SpikeFool",
     "insertion": "Insertion",
@@ -97,6 +98,18 @@ def ball_text(norm: str | None, *sizes: float) -> str:
     return f"{norm_text(norm)} {listed}"
 
 
+def median_text(curve: dict[str, Any]) -> str:
+    """The median of the smallest eps in a sentence."""
+    largest = f"more than {eps_text(curve['largest'])}"
+    value, low, high = (
+        largest if curve["median"][name] is None else f"{curve['median'][name]:.4g}" for name in ("value", "low", "high")
+    )
+    return (
+        f"Half of the {count_text(curve['median']['count'], 'sample')} fall to a perturbation of {norm_text(curve['norm'])} {value} or less "
+        f"(95 % interval of the median: {low} to {high})."
+    )
+
+
 def axis_text(norm: str) -> str:
     """What the axis of a curve over eps counts."""
     return norm_text(norm) if norm in _EVENTS else f"{norm_text(norm)} size of the perturbation (eps)"
@@ -135,6 +148,7 @@ def parameters_text(threat: dict[str, Any]) -> str:
         parts.append("targeted")
     if "members" in threat:
         parts = [f"profile {threat['profile']}", count_text(len(threat["members"]), "attack")]
+        parts += [count_text(threat["rounds"], "round")] if "rounds" in threat else []
         return ", ".join(parts + ([f"{threat['eot']} draws averaged"] if threat.get("eot", 1) != 1 else []))
     known = {"attack", "norm", "eps", "steps", "step_size", "restarts", "loss", "eot", "targeted"}
     parts += [_setting(name, threat[name]) for name in sorted(set(threat) - known) if threat[name] is not None]

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
-from trustsnn.errors import ConfigError
+from trustsnn.errors import ConfigError, TrustSNNError
 
 
 class Entry(NamedTuple):
@@ -31,6 +31,8 @@ def load_object(target: str) -> Any:
         raise ConfigError(f"Could not import {module!r} for {target!r}: {error}. Is it installed, or on PYTHONPATH?") from error
     except AttributeError as error:
         raise ConfigError(f"The module {module!r} has no {name!r}.") from error
+    except TrustSNNError:
+        raise
     except Exception as error:
         raise ConfigError(f"Importing {module!r} for {target!r} failed with {type(error).__name__}: {error}") from error
 

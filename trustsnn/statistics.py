@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import ceil, floor
-from typing import TypedDict
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
-from scipy.stats import beta, norm
+from scipy.stats import beta, binom, norm
 
 
 class Figure(TypedDict):
@@ -35,7 +36,7 @@ def wilson_of_mean(mean: float, count: int) -> tuple[float, float]:
     """95 % interval of a mean of `count` values in [0, 1], both ends in [0, 1]: Wilson's for as many successes as the values add
     up to, rounded outwards. Such a mean varies no more than a proportion does."""
     total = min(count * mean, count)
-    return wilson(floor(total), count)[0], wilson(min(ceil(total), count), count)[1]
+    return wilson(math.floor(total), count)[0], wilson(min(math.ceil(total), count), count)[1]
 
 
 def clopper_pearson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -52,3 +53,20 @@ def proportion(successes: int, count: int) -> Figure:
     """The figure `successes / count` with its 95 % Wilson interval."""
     low, high = wilson(successes, count)
     return {"value": successes / count, "successes": int(successes), "count": int(count), "low": low, "high": high}
+
+
+class Median(NamedTuple):
+    """A median with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median(ordered: Sequence[float]) -> Median:
+    """The (lower) median of ascending values, at least one, none below 0. Its interval is between two order statistics, after
+    the binomial distribution, whatever the distribution of the values; with 5 values or fewer it is all of [0, infinity]."""
+    count = len(ordered)
+    rank = int(binom.ppf(0.025, count, 0.5))  # fewer than `rank` of the values lie below the median in at most 2.5 % of cases
+    middle = float(ordered[(count - 1) // 2])
+    return Median(middle, float(ordered[rank - 1]), float(ordered[count - rank])) if rank else Median(middle, 0.0, math.inf)

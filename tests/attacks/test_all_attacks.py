@@ -22,6 +22,7 @@ from trustsnn.attacks import (
     Square,
     Transfer,
 )
+from trustsnn.attacks.bisection import Bisection
 from trustsnn.attacks.norms import size
 from trustsnn.blocks import frozen, predict
 from trustsnn.errors import ConfigError
@@ -46,6 +47,7 @@ ALL = [
     CW(eps=0.9, steps=4, searches=2, learning_rate=0.08),
     Transfer(eps=0.2, steps=3),
     PGD0(eps=4, steps=4),
+    Bisection(eps=0.15, rounds=2),
 ]
 each = pytest.mark.parametrize("attack", ALL, ids=lambda a: f"{a.name}-{a.norm}-{ALL.index(a)}")
 

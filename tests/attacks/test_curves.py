@@ -28,6 +28,8 @@ from trustsnn.attacks import (
     smallest_eps,
     steps_curve,
 )
+from trustsnn.attacks.autoattack import SNNAutoAttack
+from trustsnn.attacks.bisection import Bisection
 from trustsnn.attacks.curves import budget_curve, paired_difference
 from trustsnn.attacks.norms import ascend, size
 from trustsnn.blocks import frozen, predict
@@ -394,3 +396,19 @@ def test_no_sample_is_broken_above_the_largest_eps(largest):
 def test_outcomes_are_one_row_for_each_budget(robust):
     with pytest.raises(DataError, match="robust as bool"):
         budget_curve([0, 1], robust)
+
+
+def test_the_search_as_an_attack_gives_the_smallest_perturbations(digits_model, batch):
+    x, y = (each[:12] for each in batch)
+    ids = [f"s{row}" for row in range(len(x))]
+    attack = Bisection(eps=0.15, rounds=3)
+    found = smallest_eps(SNNAutoAttack(eps=0.15, profile="quick"), digits_model, x, y, ids, largest=0.15, rounds=3)
+    result = attack.run(digits_model, x, y, ids)
+    assert torch.equal(result.adversarial, found.adversarial)
+    assert len(np.unique(found.eps[np.isfinite(found.eps)].round(3))) > 3
+    assert attack.cost(digits_model)[0] == 4 * SNNAutoAttack(eps=0.15, profile="quick").cost(digits_model)[0]
+    assert attack.describe()["rounds"] == 3
+    assert torch.equal(Bisection(eps=0.0)(digits_model, x, y), x)
+    for wrong, message in (({"rounds": 21}, "at most 20"), ({"rounds": 0}, "at least 1"), ({"loss": "dlr"}, "brings its own")):
+        with pytest.raises(ConfigError, match=message):
+            Bisection(eps=0.1, **wrong)

@@ -48,8 +48,18 @@ class RunBuilder:
         self.cells.append({"key": key, "cell": cell})
         return key
 
-    def done(self, key: str, correct: Any, *, status: str = "ok", labels: Any = None, margin: Any = None, **line: Any) -> None:
-        """Finish a cell with these per-sample outcomes."""
+    def done(
+        self,
+        key: str,
+        correct: Any,
+        *,
+        status: str = "ok",
+        labels: Any = None,
+        margin: Any = None,
+        sizes: Any = None,
+        **line: Any,
+    ) -> None:
+        """Finish a cell with these per-sample outcomes; `sizes` of the perturbations in the cell's norm are its eps if not given."""
         cell = next(entry["cell"] for entry in self.cells if entry["key"] == key)
         correct = np.asarray(correct, dtype=bool)
         labels = np.arange(len(correct)) % 10 if labels is None else np.asarray(labels)
@@ -66,6 +76,8 @@ class RunBuilder:
                 "l2": np.full(len(correct), eps if norm == "l2" else eps * 4, dtype=np.float32),
             }
         )
+        if sizes is not None:
+            table[norm] = np.asarray(sizes, dtype=np.float32)
         (self.folder / "cells").mkdir(parents=True, exist_ok=True)
         table.to_parquet(self.folder / "cells" / f"{key}.parquet", index=False)
         base = {"key": key, "cell": cell, "status": status, "reasons": [], "spike_rates": [], "diagnostics": {}}

@@ -75,6 +75,34 @@ def test_the_worst_case_is_per_sample_over_cells(digits_model, tmp_path):
     assert len(table) == 5 * 60
 
 
+def test_a_search_for_the_smallest_eps_runs_once_and_gives_a_curve(digits_model, tmp_path, capsys):
+    attacks = [{"attack": "pgd", "settings": {"steps": 4}}, {"attack": "bisection", "settings": {"rounds": 2}}]
+    settings = {"eps": [0.05, 0.15], "samples": 24, "attacks": attacks}
+    run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", **settings)
+    cells = [cell["cell"]["threat"] for cell in run.summary["cells"]]
+    assert [(threat["attack"], threat["eps"]) for threat in cells] == [
+        ("none", 0.0), ("pgd", 0.05), ("pgd", 0.15), ("bisection", 0.15),
+    ]  # fmt: skip
+    (curve,) = run.summary["robust_curves"]
+    by_eps = {point["eps"]: point["successes"] for point in curve["points"]}
+    assert by_eps[0.0] == round(run.clean_accuracy * 24)
+    assert by_eps[0.15] == round(run.robust_accuracy["linf", 0.15].value * 24)
+    assert 0 < curve["median"]["value"] < 0.15
+    assert "bisection: at most" in capsys.readouterr().err
+
+
+def test_an_attack_of_torchattacks_is_audited_by_its_name(digits_model, tmp_path):
+    pytest.importorskip("torchattacks", reason="torchattacks is not installed")
+    attacks = [{"attack": "torchattacks/PGD", "settings": {"steps": 3, "batched": True}}]
+    run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=attacks, eps=[0.15], samples=24, quiet=True)
+    threat = run.summary["cells"][1]["cell"]["threat"]
+    assert (threat["attack"], threat["settings"], threat["batched"]) == ("torchattacks/PGD", {"steps": 3}, True)
+    assert run.robust_accuracy["linf", 0.15].value < run.clean_accuracy
+    wrong = [{"attack": "torchattacks/PGD", "settings": {"step": 3}}]
+    with pytest.raises(ConfigError, match="no setting step"):
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "wrong", attacks=wrong, eps=[0.15], quiet=True)
+
+
 COMMAND = ["--data", "digits", "--eps", "0.05,0.1,0.15", "--samples", "200", "--quiet", "--gate", "clean_accuracy >= 0.5"]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from trustsnn import reports
 from trustsnn.attacks.autoattack import SNNAutoAttack
+from trustsnn.attacks.bisection import Bisection
 from trustsnn.blocks import BLOCK
 from trustsnn.checkpoint import model_hash
 from trustsnn.errors import RunError, TrustSNNError
@@ -87,10 +88,11 @@ def _run_cells(job: Job) -> None:
     for planned in job.plan:
         if planned.key in done:
             continue
-        if isinstance(planned.attack, SNNAutoAttack) and not told:
+        if isinstance(planned.attack, SNNAutoAttack | Bisection) and not told:
             left = [p.attack for p in job.plan if p.key not in done]
             x, y = (torch.from_numpy(values) for values in job.data.batch(range(min(BLOCK, len(job.data)))))
-            job.reporter.line(cost.predicted(left, job.model, x, y, len(job.data)))
+            for line in cost.predicted(left, job.model, x, y, len(job.data)):
+                job.reporter.line(line)
             told = True
         job.reporter.cell(planned.label)
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What an ensemble will cost at most, told before it runs."""
+"""What ensembles will cost at most, told before they run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 
 from trustsnn.attacks.autoattack import SNNAutoAttack
+from trustsnn.attacks.bisection import Bisection
 from trustsnn.attacks.losses import cross_entropy
 from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
 from trustsnn.rng import Draws
 
 
-def predicted(attacks: Iterable[object], model: nn.Module, x: Tensor, y: Tensor, samples: int) -> str:
-    """One line on the ensembles among `attacks`, at least one, at the speed of one block `x` [B, ...]."""
-    ensembles = [attack for attack in attacks if isinstance(attack, SNNAutoAttack)]
+def predicted(attacks: Iterable[object], model: nn.Module, x: Tensor, y: Tensor, samples: int) -> list[str]:
+    """One line on each kind of attack among `attacks` that says what it costs, at the speed of one block `x` [B, ...]."""
+    kinds: dict[str, list[tuple[int, int]]] = {}
+    for attack in attacks:
+        if isinstance(attack, SNNAutoAttack | Bisection):
+            kinds.setdefault(attack.name, []).append(attack.cost(model))
     draws = Draws(0, "cost", tuple(f"cost-{i}" for i in range(len(x)))) if is_stochastic(model) else None
     with frozen(model):
         forward = _seconds(lambda: predict(model, x, draws))
         gradient = _seconds(lambda: input_gradient(model, x, y, cross_entropy, draws))
-    costs = [ensemble.cost(model) for ensemble in ensembles]
-    seconds = sum(g * gradient + f * forward for g, f in costs) * samples / len(x)
-    gradients, forwards = max(costs)
-    return (
-        f"{SNNAutoAttack.name}: at most {gradients:,} gradients and {forwards:,} forward passes a sample, {_time(seconds)} for "
-        f"{samples:,} samples in {len(ensembles)} cells if none of them breaks. Broken samples leave."
-    )
+    lines = []
+    for name, costs in kinds.items():
+        seconds = sum(g * gradient + f * forward for g, f in costs) * samples / len(x)
+        gradients, forwards = max(costs)
+        cells = "1 cell" if len(costs) == 1 else f"{len(costs)} cells"
+        lines.append(
+            f"{name}: at most {gradients:,} gradients and {forwards:,} forward passes a sample, {_time(seconds)} for "
+            f"{samples:,} samples in {cells} if none of them breaks. Broken samples leave."
+        )
+    return lines
 
 
 def _seconds(work: Callable[[], object]) -> float:

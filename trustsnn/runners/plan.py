@@ -92,7 +92,7 @@ def make_plan(
     for norm in norms:
         for eps in radii:
             for item, kind in zip(items, kinds, strict=True):
-                if not issubclass(kind, EventAttack) or kind.norm == norm:
+                if _has(kind, norm, eps == radii[-1]):
                     attack = _attack(kind, model, item, norm, eps, config)
                     planned.append(_planned(base, attack.describe(), _label(attack, item), attack=attack))
     _check_norms(config, norms, items, kinds)
@@ -103,6 +103,13 @@ def make_plan(
     if len({p.key for p in planned}) < len(planned):
         raise ConfigError("Two attacks of the plan are the same. Leave one of them out.")
     return planned
+
+
+def _has(kind: type[AnyAttack], norm: str, largest: bool) -> bool:
+    """Whether an attack is asked at that norm, and at an eps that is the `largest` or not."""
+    if issubclass(kind, EventAttack):
+        return kind.norm == norm
+    return largest or not kind.searches_eps
 
 
 def balls(plan: Iterable[PlannedCell]) -> list[tuple[str, float]]:
@@ -150,7 +157,9 @@ def _attack(
     threat = {"budget": int(eps)} if issubclass(kind, EventAttack) else {"norm": norm, "eps": eps}
     known = {field.name for field in dataclasses.fields(kind)} - {*threat, "estimator", "seed"}
     unknown = settings.keys() - known
-    if unknown:
+    if "settings" in known:  # of another package's attack, which checks them itself
+        settings["settings"] = {name: settings.pop(name) for name in unknown}
+    elif unknown:
         raise ConfigError(
             f"The attack {item.attack!r} has no setting {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}."
         )

@@ -44,13 +44,14 @@ PROFILES = {
         5,
     ),
     "standard": Profile(
-        "FGSM, PGD-40 with two restarts and two losses, and the standard ensemble over gradient estimators; for events "
-        "insertion, deletion, SpikeFool, SDA through four estimators, retiming, corner and dash",
+        "FGSM, PGD-40 with two restarts and two losses, the standard ensemble over gradient estimators, and the smallest eps by "
+        "bisection; for events insertion, deletion, SpikeFool, SDA through four estimators, retiming, corner and dash",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 40, "restarts": 2}),
             Item("pgd", {"steps": 40, "loss": "margin"}),
             Item("snn-autoattack", {"profile": "standard"}),
+            Item("bisection", {}),
         ),
         (
             Item("insertion", {}),
@@ -65,9 +66,9 @@ PROFILES = {
         10,
     ),
     "full": Profile(
-        "FGSM, PGD-50 and PGD-100, PGD-100 with five restarts on the margin loss and targeted, and the full ensemble over gradient "
-        "estimators; for events insertion, deletion, SpikeFool, SDA-100 and SDA-200, SDA and retiming through six estimators, "
-        "corner and dashes",
+        "FGSM, PGD-50 and PGD-100, PGD-100 with five restarts on the margin loss and targeted, the full ensemble over gradient "
+        "estimators, and the smallest eps by bisection; for events insertion, deletion, SpikeFool, SDA-100 and SDA-200, SDA and "
+        "retiming through six estimators, corner and dashes",
         (
             Item("fgsm", {}),
             Item("pgd", {"steps": 50}),
@@ -75,6 +76,7 @@ PROFILES = {
             Item("pgd", {"steps": 100, "restarts": 5, "loss": "margin"}),
             Item("pgd", {"steps": 100, "targeted": True}),
             Item("snn-autoattack", {"profile": "full"}),
+            Item("bisection", {"rounds": 8}),
         ),
         (
             Item("insertion", {"per_step": 1}),
