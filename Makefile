@@ -52,7 +52,7 @@ results-attacks: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --json runs/attacks/strength-mnist.json
 	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --json runs/attacks/strength-mnist-l2.json
 	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --json runs/attacks/strength-cifar10.json
-	for name in curves inherent poisson events; do \
+	for name in curves inherent poisson events honest; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json runs/attacks/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py attacks

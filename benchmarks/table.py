@@ -42,7 +42,7 @@ and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). 
     ),
     "attacks": Document(
         Path("runs/attacks"),
-        ("strength-mnist", "strength-cifar10", "strength-mnist-l2", "curves", "inherent", "poisson", "events"),
+        ("strength-mnist", "strength-cifar10", "strength-mnist-l2", "curves", "inherent", "poisson", "events", "honest"),
         f"""# Attacks
 
 {{machine}}
