@@ -139,8 +139,9 @@ def test_the_floors_hold(installed, tmp_path):
         ["--version"],
         ["list"],
         *(["list", kind] for kind in ("attacks", "models", "datasets", "profiles")),
-        *([command, "--help"] for command in ("train", "audit", "report", "compare", "list", "inspect")),
+        *([command, "--help"] for command in ("train", "convert", "audit", "report", "compare", "list", "inspect")),
         ["train", "bptt", "--help"],
+        ["train", "qcfs", "--help"],
     ],
     ids=" ".join,
 )

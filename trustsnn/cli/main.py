@@ -15,6 +15,7 @@ from rich.table import Table
 
 import trustsnn
 from trustsnn.cli.audit import audit
+from trustsnn.cli.convert import convert
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(train_app, name="train")
+app.command()(convert)
 app.command()(audit)
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `trustsnn audit --out` writes it.")]

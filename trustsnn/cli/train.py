@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,21 +20,32 @@ DataOption = Annotated[str, typer.Option("--data", help="A data-set name (see `t
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")]
 DownloadOption = Annotated[bool, typer.Option("--download", help="Fetch a missing data set, with its checksum. Off by default.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+ModelOption = Annotated[str, typer.Option("--model", help="See `trustsnn list models`.")]
+EpochsOption = Annotated[int | None, typer.Option(help="By default as many as make about 2,000 steps, from 4 to 30.")]
+BatchOption = Annotated[int, typer.Option(help="Samples a step.")]
+OptimizerOption = Annotated[str, typer.Option(help="adamw or sgd.")]
+RateOption = Annotated[float, typer.Option("--lr", help="At the start; it falls to 0 along a cosine.")]
+DecayOption = Annotated[float, typer.Option(help="Of the optimizer.")]
+SmoothingOption = Annotated[float, typer.Option(help="In [0, 1).")]
+AugmentOption = Annotated[str, typer.Option(help="none, shift or shift-flip.")]
+ChannelsOption = Annotated[float, typer.Option(help="Multiplies channels and hidden units.")]
+SeedOption = Annotated[int, typer.Option(help="Of weights, order and draws.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; all by default.")]
 
 
 @train_app.command("bptt")
 def bptt(
-    model: Annotated[str, typer.Option("--model", help="See `trustsnn list models`.")],
+    model: ModelOption,
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/bptt-MODEL-DATA-TSTEPS by default.")] = None,
     steps: Annotated[int, typer.Option(help="Time steps T.")] = 4,
-    epochs: Annotated[int | None, typer.Option(help="By default as many as make about 2,000 steps, from 4 to 30.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 128,
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option("--lr", help="At the start; it falls to 0 along a cosine.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,
-    label_smoothing: Annotated[float, typer.Option(help="In [0, 1).")] = 0.0,
-    augment: Annotated[str, typer.Option(help="none, shift or shift-flip.")] = "none",
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = 128,
+    optimizer: OptimizerOption = "adamw",
+    learning_rate: RateOption = 2e-3,
+    weight_decay: DecayOption = 1e-4,
+    label_smoothing: SmoothingOption = 0.0,
+    augment: AugmentOption = "none",
     encoder: Annotated[str | None, typer.Option(help="direct, poisson, latency or rank-order; events have frames.")] = None,
     readout: Annotated[str, typer.Option(help="membrane or spike-count.")] = "membrane",
     leak: Annotated[float, typer.Option(help="Leak factor of the membrane, 1 for integrate-and-fire.")] = 0.5,
@@ -44,14 +55,71 @@ def bptt(
     surrogate: Annotated[str, typer.Option(help="triangular, rectangular, atan, sigmoid, exponential or ste.")] = "triangular",
     width: Annotated[float, typer.Option(help="Width of the surrogate.")] = 1.0,
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
-    channels: Annotated[float, typer.Option(help="Multiplies channels and hidden units.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of weights, order and draws.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
+    channels: ChannelsOption = 1.0,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
     data_root: RootOption = None,
     download: DownloadOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Backpropagation through time with a surrogate gradient. The same command goes on where a killed run stopped."""
+    _train(
+        "bptt", model, data, out or _folder("bptt", model, data, f"T{steps}"),
+        {
+            "steps": steps, "encoder": encoder, "readout": readout, "leak": leak, "threshold": threshold, "reset": reset,
+            "detach_reset": detach_reset, "surrogate": surrogate, "width": width, "learn": learn, "channels": channels,
+        },
+        {
+            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
+        },
+        seed, threads, data_root, download, quiet,
+    )  # fmt: skip
+
+
+@train_app.command("qcfs")
+def qcfs(
+    model: ModelOption,
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/qcfs-MODEL-DATA-LLEVELS by default.")] = None,
+    levels: Annotated[int, typer.Option(help="L, levels of an activation above 0; 2^T - 1 for bit-serial in T steps.")] = 15,
+    threshold: Annotated[float, typer.Option(help="The largest activation of each layer, at the start; it is learnt.")] = 8.0,
+    bit_l1: Annotated[float, typer.Option(help="Weight of the bit-level L1 penalty, a sum over the batch; try 1e-5.")] = 0.0,
+    channels: ChannelsOption = 1.0,
+    seed: SeedOption = 0,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = 128,
+    optimizer: OptimizerOption = "adamw",
+    learning_rate: RateOption = 2e-3,
+    weight_decay: DecayOption = 1e-4,
+    augment: AugmentOption = "none",
+    label_smoothing: SmoothingOption = 0.0,
+    threads: ThreadsOption = None,
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """An ANN with quantised activations, for `trustsnn convert`. The same command goes on where a killed run stopped."""
+    _train(
+        "qcfs", model, data, out or _folder("qcfs", model, data, f"L{levels}"),
+        {"neuron": "qcfs", "levels": levels, "threshold": threshold, "sparsity": bit_l1, "channels": channels},
+        {
+            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
+        },
+        seed, threads, data_root, download, quiet,
+    )  # fmt: skip
+
+
+def _folder(recipe: str, model: str, data: str, kind: str) -> Path:
+    return Path("models") / f"{recipe}-{model}-{data.replace('/', '-').replace(':', '-')}-{kind}"
+
+
+def _train(
+    recipe: str, model: str, data: str, out: Path, network_arguments: dict[str, Any], settings: dict[str, Any],
+    seed: int, threads: int | None, data_root: Path | None, download: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Build a network, train it on the training split, save it, and say its accuracy on the test split."""
     from trustsnn.data import load
     from trustsnn.process import keep_freed_memory, sleep_while_waiting
 
@@ -66,24 +134,20 @@ def bptt(
     from trustsnn.training import TrainConfig, accuracy, train
 
     set_threads(threads)
-    sets = {split: load(data, split, root=data_root, download=download, frames=steps) for split in ("train", "test")}
+    frames = network_arguments.get("steps", 1)
+    sets = {split: load(data, split, root=data_root, download=download, frames=frames) for split in ("train", "test")}
     if sets["train"].split == sets["test"].split:  # one set for both: a fifth of it is held out
         sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
     train_set = sets["train"]
     network = build(
-        model, input_shape=train_set.sample_shape, classes=len(train_set.classes), steps=steps, domain=train_set.domain,
-        max_count=train_set.max_count, encoder=encoder, readout=readout, channels=channels, leak=leak, threshold=threshold,
-        reset=reset, detach_reset=detach_reset, surrogate=surrogate, width=width, learn=learn, seed=seed,
+        model, input_shape=train_set.sample_shape, classes=len(train_set.classes), domain=train_set.domain,
+        max_count=train_set.max_count, seed=seed, **network_arguments,
     )  # fmt: skip
-    if epochs is None:
-        if batch_size < 1:
-            raise ConfigError(f"Expected a batch size of at least 2, got {batch_size}.")
-        epochs = min(30, max(4, round(2000 / max(1, len(train_set) // batch_size))))
-    config = TrainConfig(
-        epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay,
-        label_smoothing=label_smoothing, augmentation=augment, seed=seed,
-    )  # fmt: skip
-    out = out or Path("models") / f"bptt-{model}-{data.replace('/', '-').replace(':', '-')}-T{steps}"
+    if settings["epochs"] is None:
+        if settings["batch_size"] < 1:
+            raise ConfigError(f"Expected a batch size of at least 2, got {settings['batch_size']}.")
+        settings["epochs"] = min(30, max(4, round(2000 / max(1, len(train_set) // settings["batch_size"]))))
+    config = TrainConfig(**settings, seed=seed)
     begun = time.perf_counter()
     with TrainingReporter(quiet) as reporter:
         log = train(
@@ -91,7 +155,7 @@ def bptt(
             on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, config.epochs),
         )  # fmt: skip
-    trustsnn.save(network, out, training={"recipe": "bptt", "data": train_set.sha256, "epochs": len(log), "seed": seed})
+    trustsnn.save(network, out, training={"recipe": recipe, "data": train_set.sha256, "epochs": len(log), "seed": seed})
     figure = accuracy(network, sets["test"], seed=seed)
     typer.echo(
         f"{out}: {figure['value']:.2%} of {figure['count']} test samples correct "

@@ -15,6 +15,7 @@ from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
+from trustsnn.neurons.bitserial import BiasAtLast, place_values
 from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.neurons.normalised import can_normalise, normalised_fire
 from trustsnn.neurons.synapses import Synapses, average_pool
@@ -24,6 +25,7 @@ Stage = tuple[str, nn.Module | Synapses]
 READOUTS = {
     "membrane": "mean over time of the last layer's current: a membrane that never fires",
     "spike-count": "mean over time of the last layer's spikes",
+    "bits": "sum over time of 2^(T-t) times the last layer's current; every layer's bias counts once",
 }
 
 
@@ -57,6 +59,7 @@ class SpikingNetwork(nn.Module):
         self.memory: int | None = None
         self._bytes: int | None = None
         self._fixed: list[Stage] | None = None
+        self._synapses = BiasAtLast if spec.readout == "bits" else Synapses
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
         """Logits [B, K] of a batch [B, *spec.input_shape]. A stochastic encoder needs `generator`."""
@@ -116,14 +119,15 @@ class SpikingNetwork(nn.Module):
             folds = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None
             if folds:
                 children.pop(0)
-            stages.append((name, Synapses(layer, norm if folds else None, half=self.half_gradients)))  # type: ignore[arg-type]
+            stages.append((name, self._synapses(layer, norm if folds else None, half=self.half_gradients)))  # type: ignore[arg-type]
         return stages
 
-    def _stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage]:
+        """The layers as they run, by name; inside `fixed` with the normalisations folded in."""
         if self._fixed is not None:
             return self._fixed
         children = self.layers.named_children()
-        return [(name, Synapses(c, half=self.half_gradients) if Synapses.can(c) else c) for name, c in children]  # type: ignore[arg-type]
+        return [(name, self._synapses(c, half=self.half_gradients) if Synapses.can(c) else c) for name, c in children]  # type: ignore[arg-type]
 
     def _run(
         self, x: Tensor, generator: Generator, counts: dict[str, Tensor] | None = None, sizes: list[int] | None = None
@@ -139,12 +143,12 @@ class SpikingNetwork(nn.Module):
         h = h.flatten(0, 1)
         membrane = h
         spikes = False  # h comes out of a layer of neurons
-        stages = self._stages()
+        stages = self.stages()
         for place, (name, stage) in enumerate(stages):
             if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
                 continue  # done with the neurons that follow
             if not isinstance(stage, SpikingNeuron):
-                h = _through(stage, h, spikes)
+                h = through(stage, h, spikes, batch)
                 spikes = False
                 if sizes is not None:
                     sizes.append(h.numel())
@@ -164,13 +168,20 @@ class SpikingNetwork(nn.Module):
                 sizes.append(h.numel())
         if steps < spec.steps:
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
-        return h.unflatten(0, (steps, batch)), membrane
+        return self.read(h.unflatten(0, (steps, batch))), membrane
+
+    def read(self, h: Tensor) -> Tensor:
+        """The logits of each step, whose mean are the network's, from what the last layer gives, both [T, B, K]."""
+        if self.spec.readout != "bits":
+            return h
+        return h * (len(h) * place_values(len(h), h)).view(-1, 1, 1)
 
 
-def _through(stage: nn.Module | Synapses, h: Tensor, spikes: bool) -> Tensor:
-    """What a stage without memory makes of `h`, which comes straight out of a layer of neurons if `spikes`."""
+def through(stage: nn.Module | Synapses, h: Tensor, spikes: bool, batch: int) -> Tensor:
+    """What a stage without memory makes of `h` [T * batch, ...], which comes straight out of a layer of neurons if `spikes`."""
     if isinstance(stage, Synapses):
-        return stage(h, spikes)
+        out = stage(h, spikes)
+        return stage.add_bias(out, batch) if isinstance(stage, BiasAtLast) else out
     if isinstance(stage, nn.AvgPool2d):
         return average_pool(stage, h)
     return stage(h)  # type: ignore[no-any-return]

@@ -16,6 +16,15 @@ from trustsnn.models.catalogue import MODELS
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import Domain, ModelSpec
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
+from trustsnn.neurons.bitserial import BitSerial
+from trustsnn.neurons.qcfs import QCFS
+
+NEURONS = {
+    "lif": "leaky integrate-and-fire",
+    "qcfs": "no spikes: the quantised activation of an ANN that is to be converted, T = 1",
+    "bit-serial": "T spikes are the T bits of an activation",
+}
+_LATER = {"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0}
 
 Neuron = Callable[[], SpikingNeuron]
 
@@ -81,12 +90,16 @@ def build(
     norm: str = "batch",
     channels: float = 1.0,
     leak: float = 0.5,
-    threshold: float = 1.0,
+    threshold: float | None = None,
     reset: str = "hard",
     detach_reset: bool = False,
     surrogate: str = "triangular",
     width: float = 1.0,
     learn: bool = False,
+    neuron: str = "lif",
+    initial: float = 0.0,
+    levels: int = 15,
+    sparsity: float = 0.0,
     max_count: int | None = None,
     seed: int = 0,
 ) -> SpikingNetwork:
@@ -98,10 +111,17 @@ def build(
         encoder: "direct" for images and "frames" for events unless given.
         norm: "batch" (over batch, time and space: tdBN without its threshold scale) or "none".
         channels: multiplies the number of channels and hidden units.
-        leak, threshold, reset, detach_reset: see `Dynamics`; `surrogate`, `width`: see `Surrogate`.
+        neuron: one of `NEURONS`. "qcfs" has one step whatever `steps` says; "bit-serial" has no normalisation, and the readout
+            "bits". Both take images with the encoder "direct".
+        leak, threshold, reset, detach_reset, initial: see `Dynamics`; the threshold is 1, with "qcfs" 8 at the start, unless
+            given. `surrogate`, `width`: see `Surrogate`.
         learn: makes leak and threshold parameters of each layer.
+        levels, sparsity: see `QCFS`.
     """
-    arguments = {key: value for key, value in locals().items() if key != "name"}
+    threshold = threshold if threshold is not None else 8.0 if neuron == "qcfs" else 1.0
+    steps = 1 if neuron == "qcfs" else steps
+    readout = "bits" if neuron == "bit-serial" else readout
+    arguments = stated({key: value for key, value in locals().items() if key != "name"})
     if name not in MODELS:
         raise ConfigError(f"Unknown model {name!r}. Known: {', '.join(MODELS)}.")
     if norm not in ("batch", "none"):
@@ -113,27 +133,47 @@ def build(
     encoder = encoder or ("direct" if domain == "image" else "frames")
     if (encoder == "frames") == (domain == "image"):
         raise ConfigError(f"The encoder {encoder!r} does not fit the domain {domain!r}: events take 'frames', images any other.")
+    _check_neuron(neuron, encoder, readout, norm)
     rank = 3 if domain == "image" else 4
     if len(input_shape) != rank:
         raise ConfigError(f"Expected an input shape of {rank} sizes for the domain {domain!r}, got {tuple(input_shape)}.")
     arguments.update(encoder=encoder, input_shape=list(input_shape))
     frame = tuple(input_shape[-3:])
-    dynamics = Dynamics(leak, threshold, reset, detach_reset)  # type: ignore[arg-type]
-
-    def neuron() -> SpikingNeuron:
-        return SpikingNeuron(dynamics, Surrogate(surrogate, width), learn=learn)
+    dynamics = Dynamics(leak, threshold, reset, detach_reset, initial=initial)  # type: ignore[arg-type]
+    make: dict[str, Neuron] = {
+        "lif": lambda: SpikingNeuron(dynamics, Surrogate(surrogate, width), learn=learn),
+        "qcfs": lambda: QCFS(levels, threshold, sparsity),
+        "bit-serial": lambda: BitSerial(steps, Surrogate(surrogate, width)),
+    }
 
     spec = ModelSpec(domain, tuple(input_shape), classes, steps, encoder, readout, find_encoder(encoder).stochastic, max_count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":
-            layers, features = _mlp(frame, neuron, norm == "batch", channels)
+            layers, features = _mlp(frame, make[neuron], norm == "batch", channels)
         else:
-            layers, features = _convolutional(*_VGG[name], frame, neuron, norm == "batch", channels)
+            layers, features = _convolutional(*_VGG[name], frame, make[neuron], norm == "batch", channels)
         layers.append(nn.Linear(features, classes))
         if readout == "spike-count":
-            layers.append(neuron())
+            layers.append(make[neuron]())
         return SpikingNetwork(nn.Sequential(*layers), spec, {"name": name, "arguments": arguments})
+
+
+def stated(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `build` as an architecture states them: those that came later only where they are not the default, so that
+    the hash of a network from before stays."""
+    return {key: value for key, value in arguments.items() if value != _LATER.get(key, ...)}
+
+
+def _check_neuron(neuron: str, encoder: str, readout: str, norm: str) -> None:
+    if neuron not in NEURONS:
+        raise ConfigError(f"Unknown neuron {neuron!r}. Known: {', '.join(NEURONS)}.")
+    if neuron != "lif" and encoder != "direct":
+        raise ConfigError(f"The neuron {neuron!r} takes images with the encoder 'direct', got the encoder {encoder!r}.")
+    if (neuron == "bit-serial") != (readout == "bits") or (neuron == "qcfs" and readout != "membrane"):
+        raise ConfigError(f"The neuron {neuron!r} does not have the readout {readout!r}.")
+    if neuron == "bit-serial" and norm != "none":
+        raise ConfigError(f"The neuron 'bit-serial' takes norm 'none', got {norm!r}: fold the normalisation into the weights.")
 
 
 def rebuild(architecture: dict[str, Any]) -> SpikingNetwork:

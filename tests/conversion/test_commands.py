@@ -1,0 +1,66 @@
+"""`trustsnn train qcfs` and `trustsnn convert`: what they write and what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import trustsnn
+from trustsnn.checkpoint import model_hash
+
+
+def run(*arguments, code=0):
+    """What the command prints; its error where it is to exit with another code than 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trustsnn", *map(str, arguments)],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr if code else done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("qcfs") / "ann"
+    training = ["--epochs", 2, "--channels", 0.2, "--levels", 7, "--threshold", 3.5, "--bit-l1", 1e-7, "--quiet"]
+    said = run("train", "qcfs", "--model", "mlp", "--data", "digits", "--out", out, *training)
+    assert "test samples correct (95 % interval" in said
+    return out
+
+
+def test_train_qcfs_keeps_its_settings(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["training"]["recipe"] == "qcfs"
+    arguments = config["architecture"]["arguments"]
+    assert {key: arguments[key] for key in ("neuron", "levels", "threshold", "sparsity", "channels", "steps")} == {
+        "neuron": "qcfs", "levels": 7, "threshold": 3.5, "sparsity": 1e-7, "channels": 0.2, "steps": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "steps"), [(["--double"], 3), (["--method", "rate", "--steps", 6], 6)])
+def test_convert_writes_a_network_and_says_where_it_differs(trained, tmp_path, arguments, steps):
+    said = run("convert", trained, "--data", "digits", "--samples", 50, "--out", tmp_path / "snn", *arguments)
+    spiking = trustsnn.load(tmp_path / "snn")
+    assert spiking.spec.steps == steps
+    config = json.loads((tmp_path / "snn" / "config.json").read_text())
+    assert config["training"]["ann"] == model_hash(trustsnn.load(trained))
+    lines = [line.split() for line in said.splitlines()]
+    layers = [line for line in lines if line and line[0].startswith("layers.")]
+    assert [line[0] for line in layers] == ["layers.2", "layers.4"]
+    assert all(line[1] == f"{50 * spiking.layers[1].out_features:,}" for line in layers)
+    assert all(line[3:6] == ["n", "=", "0"] for line in layers) == ("--double" in arguments)
+    difference = float(re.search(r"logits differ by up to (\S+)\.\s", said)[1])
+    assert (difference < 1e-8) == ("--double" in arguments)
+    assert "of 50 (95 % interval" in said
+    assert "spikes a sample" in said
+
+
+def test_a_mistake_is_one_message_and_writes_nothing(trained, tmp_path):
+    said = run("convert", trained, "--data", "digits", "--out", tmp_path / "snn", "--steps", 4, code=2)
+    assert said.strip() == "error: Expected 3 bit-serial steps for 7 levels, got 4: L = 2^T - 1."
+    assert not (tmp_path / "snn").exists()

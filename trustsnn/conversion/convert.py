@@ -1,0 +1,129 @@
+"""From an ANN with QCFS activations to a spiking network, by name of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trustsnn.conversion.fold import Unit, rescaled_layers
+from trustsnn.errors import ConfigError
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.models.zoo import stated
+from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
+from trustsnn.neurons.bitserial import BitSerial
+from trustsnn.neurons.qcfs import QCFS
+
+
+@dataclass(frozen=True)
+class Method:
+    """A conversion: the value of one spike in the ANN (`unit`), the layer of neurons for given steps, levels and surrogate, the
+    arguments of `trustsnn.models.build` that differ from the ANN's, and what each neuron gets beside its current over all steps,
+    in units of its threshold (`shift`)."""
+
+    description: str
+    unit: Unit
+    neurons: Callable[[int, int, Surrogate], SpikingNeuron]
+    arguments: Callable[[int, int], dict[str, Any]]
+    readout: str = "membrane"
+    exact: bool = False
+    shift: float = 0.0
+
+
+def _level(neuron: QCFS) -> float:
+    return neuron.bound / neuron.levels
+
+
+def _rate(description: str, initial: float, shift: float) -> Method:
+    dynamics: dict[str, Any] = {"leak": 1.0, "threshold": 1.0, "reset": "soft", "initial": initial}
+    return Method(
+        description,
+        lambda neuron: neuron.bound,
+        lambda steps, levels, surrogate: SpikingNeuron(Dynamics(**dynamics), surrogate),
+        lambda steps, levels: {"neuron": "lif", "steps": steps, **dynamics},
+        shift=shift,
+    )
+
+
+METHODS: dict[str, Method] = {
+    "bit-serial": Method(
+        "the T spikes are the T bits of a level, L = 2^T - 1; without loss (Datta 2023)",
+        _level,
+        lambda steps, levels, surrogate: BitSerial(steps, surrogate),
+        lambda steps, levels: {"neuron": "bit-serial", "threshold": 1.0, "readout": "bits", "steps": steps},
+        readout="bits",
+        exact=True,
+    ),
+    "rate": _rate("integrate-and-fire with soft reset and V0 = V/2; the rate is near the activation (Bu ICLR 2022)", 0.5, 0.0),
+    "shift": _rate("integrate-and-fire with soft reset and V/(2T) more current at each step (Deng & Gu ICLR 2021)", 0.0, 0.5),
+    "folded": Method(
+        "no spikes: the ANN itself with its normalisation folded in, activations in units of one level",
+        _level,
+        lambda steps, levels, surrogate: QCFS(levels, float(levels)),
+        lambda steps, levels: {"neuron": "qcfs", "threshold": float(levels), "levels": levels, "steps": 1},
+        exact=True,
+    ),
+}
+_LOST = ("levels", "sparsity", "learn", "detach_reset")
+
+
+def convert(ann: SpikingNetwork, method: str = "bit-serial", *, steps: int | None = None) -> SpikingNetwork:
+    """A spiking network from an ANN that was trained with QCFS activations (`build(..., neuron="qcfs")`), in eval mode.
+
+    Normalisation is folded into the weights, and so is what a spike stands for, so that every spike is 0 or 1 and every threshold 1.
+    A bundled architecture stays one: the result can be saved, loaded, attacked and audited like any other. Its dtype is the
+    ANN's; a float64 network for a check comes from `convert(copy.deepcopy(ann).double(), ...)`.
+
+    With "bit-serial", every layer's level is that of the ANN but where rounding decides: weights are rounded to the ANN's dtype once,
+    and float32 sums depend on their order. In float64, all sums over levels are exact: "bit-serial" and "folded" then give
+    the same levels in every layer, whatever the order, for any input.
+
+    Args:
+        method: one of `METHODS`.
+        steps: T; with "bit-serial" it follows from the levels and need not be given.
+
+    Raises:
+        ConfigError: unknown method, no QCFS network, layers that differ in their levels, or steps that do not fit them.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"Unknown conversion {method!r}. Known: {', '.join(METHODS)}.")
+    levels = levels_of(ann)
+    how = METHODS[method]
+    steps = _steps(method, levels, steps)
+    given = dict(ann.architecture.get("arguments", {}))
+    surrogate = Surrogate(given.get("surrogate", "triangular"), given.get("width", 1.0))
+    shift = how.shift / steps
+    layers = rescaled_layers(ann, how.unit, lambda neuron: how.neurons(steps, levels, surrogate), shift=shift, exact=how.exact)
+    arguments = {key: value for key, value in given.items() if key not in _LOST}
+    arguments = stated({**arguments, "norm": "none", "learn": False, "detach_reset": False, **how.arguments(steps, levels)})
+    spec = replace(ann.spec, steps=steps, readout=how.readout)
+    return SpikingNetwork(layers, spec, {**ann.architecture, "arguments": arguments}).eval()
+
+
+def levels_of(ann: SpikingNetwork) -> int:
+    """L of a network with QCFS activations; ConfigError where it has none, or several."""
+    found = [layer for layer in ann.layers if isinstance(layer, SpikingNeuron)] if isinstance(ann, SpikingNetwork) else []
+    levels = {layer.levels for layer in found if isinstance(layer, QCFS)}
+    if len(levels) != 1 or not all(isinstance(layer, QCFS) for layer in found):
+        what = ", ".join(sorted({type(layer).__name__ for layer in found})) or type(ann).__name__
+        raise ConfigError(
+            f"Expected an ANN whose layers all have QCFS activations with one number of levels, got {what}"
+            f"{f' with {sorted(levels)} levels' if len(levels) > 1 else ''}. Train one with: trustsnn train qcfs --model ... "
+            "--data ... --levels 15"
+        )
+    return levels.pop()
+
+
+def _steps(method: str, levels: int, steps: int | None) -> int:
+    if method == "folded":
+        return 1
+    if method == "bit-serial":
+        bits = levels.bit_length()
+        if levels != 2**bits - 1:
+            raise ConfigError(f"The bit-serial conversion takes L = 2^T - 1 levels (1, 3, 7, 15, ...), got {levels}.")
+        if steps not in (None, bits):
+            raise ConfigError(f"Expected {bits} bit-serial steps for {levels} levels, got {steps}: L = 2^T - 1.")
+        return bits
+    if steps is None or steps < 1:
+        raise ConfigError(f"Expected a number of steps of at least 1 for the conversion {method!r}, got {steps}.")
+    return steps
