@@ -105,10 +105,10 @@ def _panel(
     eps = [point["eps"] for point in points]
     right = max(eps, default=0.0) or 1.0
     labelled = _apart(sorted(set(eps)), room * right)
-    line, where = (steps, "post") if steps else (points, None)
+    line = steps or points
     at = [point["eps"] for point in line]
     value, low, high = ([100 * point[name] for point in line] for name in ("value", "low", "high"))
-    axis.fill_between(at, low, high, step=where, color=colour, alpha=0.16, linewidth=0)
+    axis.fill_between(at, low, high, step="post" if steps else None, color=colour, alpha=0.16, linewidth=0)
     axis.plot(at, value, drawstyle="steps-post" if steps else "default", color=colour, linewidth=2.2, solid_joinstyle="round")
     for point in points:
         face = colour if point["status"] == "ok" else PAPER

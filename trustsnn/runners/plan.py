@@ -150,7 +150,7 @@ def _check_norms(config: AuditConfig, norms: tuple[str, ...], items: list[Attack
 def _attack(
     kind: type[AnyAttack], model: nn.Module, item: AttackSettings, norm: str, eps: float, config: AuditConfig
 ) -> AnyAttack:
-    settings = dict(item.settings)
+    settings: dict[str, Any] = dict(item.settings)
     if is_stochastic(model):
         settings.setdefault("eot", PROFILES[config.profile].eot)
     through = estimator(**item.estimator.model_dump()) if item.estimator is not None else None
@@ -158,13 +158,13 @@ def _attack(
     known = {field.name for field in dataclasses.fields(kind)} - {*threat, "estimator", "seed"}
     unknown = settings.keys() - known
     if "settings" in known:  # of another package's attack, which checks them itself
-        settings["settings"] = {name: settings.pop(name) for name in unknown}
+        settings["settings"] = {name: settings.pop(name) for name in sorted(unknown)}
     elif unknown:
         raise ConfigError(
             f"The attack {item.attack!r} has no setting {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}."
         )
     try:
-        attack: AnyAttack = kind(**threat, estimator=through, seed=config.seed, **settings)  # type: ignore[arg-type]
+        attack: AnyAttack = kind(**threat, estimator=through, seed=config.seed, **settings)
     except TypeError as error:
         raise ConfigError(f"The settings of the attack {item.attack!r} do not fit: {error}.") from error
     return attack
