@@ -101,21 +101,23 @@ def more_steps_still_gain(fewer: NDArray[np.bool_], more: NDArray[np.bool_], ste
     ]
 
 
-def masked(own: NDArray[np.bool_], all_of_them: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Finding where the model's own surrogate misleads an attack: PGD through it leaves at least 25 points more of the
-    samples correct than the ensemble over gradient estimators does. Arrays as above."""
-    gap = float(own.mean() - (own & all_of_them).mean()) if len(own) else 0.0
-    if gap < MASKING_LIMIT:
+def masked(left: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Finding where the model's own surrogate hides what breaks it: of samples that an attack through other estimators broke, the
+    own surrogate leaves more than a quarter correct with twice the budget (binomial test at level 0.01). `left` says for each
+    of these samples whether it stays correct."""
+    standing = int(left.sum())
+    p_value = float(binomtest(standing, len(left), MASKING_LIMIT, alternative="greater").pvalue) if len(left) else 1.0
+    if p_value >= LEVEL:
         return []
     return [
         _finding(
             "gradient-masking",
-            f"Attacks through the model's own surrogate leave {own.mean():.1%} of the samples correct, the ensemble over gradient "
-            f"estimators {(own & all_of_them).mean():.1%}: the model's own gradient hides directions that break it. A robustness "
-            "measured through that gradient alone is worth nothing here.",
-            {"own_surrogate": float(own.mean()), "ensemble": float((own & all_of_them).mean()), "gap": gap, "count": len(own)},
+            f"The model's own surrogate hides what breaks the model: of {len(left)} samples that fall within the budget, an attack "
+            f"through that surrogate leaves {standing} correct with twice the budget. A robustness measured through that gradient "
+            "alone is worth nothing here.",
+            {"left_at_twice_the_budget": standing, "count": len(left), "p_value": p_value},
             MASKING_LIMIT,
-            "Athalye 2018; threshold: trustsnn's own",
+            "Athalye 2018; test and threshold: trustsnn's own",
         )
     ]
 

@@ -68,7 +68,11 @@ def ours(eps: float, norm: str, steps: int, singles: bool) -> dict[str, Attack]:
         f"PGD-{steps}": PGD(eps=eps, norm=norm, steps=steps),
         "Square": Square(eps=eps, norm=norm, queries=5000),
     }
-    through = {m.label.partition(" through ")[2]: m.through for m in MEMBERS["full"] if m.label.startswith("APGD-CE through")}
+    through = {
+        m.label.partition(" through ")[2]: m.through
+        for m in MEMBERS["full"]
+        if m.label.startswith("APGD-CE-") and m.kind == "white-box"
+    }
     for label, chosen in through.items() if singles else ():
         found[f"APGD-{steps} through {label}"] = APGD(
             eps=eps, norm=norm, steps=steps, estimator=estimator(**chosen) if chosen else None

@@ -42,7 +42,7 @@ def test_an_audit_of_an_event_model_keeps_the_record(event_model, tmp_path):
         assert (table["changes"] <= threat["eps"]).all()
         if threat["norm"]:
             assert threat["norm"] == "events"
-            assert table["changes"].max() > 0
+            assert table["changes"].max() > 0 or threat["attack"] == "spikefool"  # which leaves alone what it cannot break
             with np.load(run.folder / "cells" / f"{key}.npz", allow_pickle=False) as arrays:
                 assert arrays["clean"].shape == arrays["adversarial"].shape == (8, 2, 10, 10)
                 rows = [data.ids.index(name) for name in arrays["sample"]]

@@ -14,7 +14,7 @@ from trustsnn.attacks.autoattack import EnsembleResult, outcome
 from trustsnn.attacks.events import EventAttack
 from trustsnn.attacks.events.base import event_size
 from trustsnn.attacks.norms import size
-from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, zero_gradients
+from trustsnn.attacks.verdict import domain_violated, masked, nonfinite_gradients, zero_gradients
 from trustsnn.runners import findings
 from trustsnn.runners.measure import Job, Rows, measure
 from trustsnn.runners.pictures import pictures, shown
@@ -85,7 +85,11 @@ def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
     }
     if seen.members:
         diagnostics["members"] = findings.merged(seen.members)
-        reasons += findings.of_the_ensemble(diagnostics["members"], measured.correct, seen.broken_by)
+        reasons += findings.of_the_ensemble(diagnostics["members"], len(right))
+    left = findings.own_surrogate(job.model, attack, job.data, np.flatnonzero(right & ~measured.correct))
+    if left is not None:
+        diagnostics["own_surrogate_at_twice_the_budget"] = {"left": int(left.sum()), "count": len(left)}
+        reasons += masked(left)
     if attack.eps == max(eps for _, eps in balls(job.plan)):
         rows = np.flatnonzero(right)[: findings.UNBOUNDED_SAMPLES]
         reasons += findings.of_an_unbounded_attack(job.model, attack, job.data, rows)

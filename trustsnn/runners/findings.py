@@ -26,6 +26,7 @@ Correct = NDArray[np.bool_]  # per sample whether the model stays correct
 
 NOISE = 0.4 / 255  # rounds away where pixels are rounded to 8 bits
 UNBOUNDED_SAMPLES = 32
+MASKING_SAMPLES = 64
 
 
 def of_the_model(model: nn.Module, x: Tensor, classes: int) -> Findings:
@@ -50,8 +51,8 @@ def of_ties(logits: NDArray[np.float32]) -> Findings:
 def of_the_attack(
     before: Sequence[PlannedCell], planned: PlannedCell, attack: AnyAttack, correct: Correct, outcome: Callable[[str], Correct]
 ) -> Findings:
-    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps, one
-    estimator against another, gradients against none. `outcome` reads what a cell left, by its key."""
+    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps,
+    gradients against none. `outcome` reads what a cell left, by its key."""
     found: Findings = []
     white = np.ones_like(correct)
     for other in before:
@@ -66,8 +67,6 @@ def of_the_attack(
         if steps is not None and through:
             found += verdict.more_steps_still_gain(outcome(other.key), correct, steps)
         if same and isinstance(attack, EventAttack) and isinstance(earlier, EventAttack):
-            if other.cell["estimator"] is None and replace(earlier, estimator=attack.estimator) == attack:
-                found += verdict.masked(outcome(other.key), correct)
             white &= outcome(other.key) if earlier.white_box else True
     if isinstance(attack, EventAttack) and not attack.white_box and any(_white_box(other, attack) for other in before):
         found += verdict.beats_white_box("black-box", int(white.sum()), int((white & ~correct).sum()), len(correct))
@@ -91,16 +90,10 @@ def _twice(before: AnyAttack, attack: AnyAttack) -> tuple[int, int] | None:
     return steps if twice and replace(before, **{name: steps[1]}) == attack else None  # type: ignore[arg-type]
 
 
-def of_the_ensemble(
-    members: Sequence[Mapping[str, Any]], correct: NDArray[np.bool_], broken_by: Sequence[str | None]
-) -> Findings:
-    """Findings on an ensemble from what each member broke: masking by the model's own surrogate, and attacks without the
-    model's gradients that beat those with them."""
-    count, found = len(correct), []
-    own = [row["member"] for row in members if row["member"].endswith("through own")]
-    if own and any(row["kind"] == "white-box" and row["member"] not in own for row in members):
-        fell_otherwise = np.array([name is not None and name not in own for name in broken_by])
-        found += verdict.masked(correct | fell_otherwise, correct)
+def of_the_ensemble(members: Sequence[Mapping[str, Any]], count: int) -> Findings:
+    """Findings on an ensemble from what each member broke of `count` samples: attacks without the model's gradients that beat
+    those with them."""
+    found = []
     for kind in ("black-box", "transfer"):
         rows = [row for row in members if row["kind"] == kind]
         if rows and any(row["kind"] == "white-box" for row in members):
@@ -109,23 +102,48 @@ def of_the_ensemble(
     return found
 
 
+def own_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, broken: NDArray[np.int64]) -> Correct | None:
+    """Of the samples at the rows `broken`, which the ensemble, or an attack on events through another estimator, broke, those that
+    the same through the model's own surrogate leaves correct with twice the budget. None for any other attack."""
+    own = _through_own(model, attack)
+    return None if own is None else _left(model, own, data, broken[:MASKING_SAMPLES])
+
+
+def _through_own(model: nn.Module, attack: AnyAttack) -> AnyAttack | None:
+    """An attack through the model's own surrogate with twice the budget of one through others; None for any other attack."""
+    if isinstance(attack, SNNAutoAttack):
+        member = next(member for member in attack.members(model) if member.label.endswith("through own"))
+        eps = min(2 * attack.eps, 1.0) if attack.norm == "linf" else 2 * attack.eps
+        return member.make(eps=eps, norm=attack.norm, eot=attack.eot, seed=attack.seed)
+    if isinstance(attack, EventAttack) and attack.white_box and attack.estimator is not None and attack.budget is not None:
+        return replace(attack, estimator=None, budget=2 * attack.budget)
+    return None
+
+
 def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:
     """Whether the ensemble (on events: SDA) leaves any of the samples at `rows` correct when it may change every input into
     any other. No other attack is asked, nor SDA through another estimator than the model's own, which may be a poor one."""
     asked = isinstance(attack, SNNAutoAttack) or (isinstance(attack, SDA) and attack.estimator is None)
     if not asked or not len(rows):
         return []
-    x, y = (torch.from_numpy(values) for values in data.batch(rows))
-    ids = tuple(data.ids[i] for i in rows)
     if isinstance(attack, SDA):
         free: AnyAttack = replace(attack, budget=None)
     else:
-        free = replace(attack, eps=1.0 if attack.norm == "linf" else math.sqrt(x[0].numel()))  # type: ignore[arg-type]
-    result = free.run(model, x, y, ids)
+        free = replace(attack, eps=1.0 if attack.norm == "linf" else math.sqrt(data.batch(rows[:1])[0].size))  # type: ignore[arg-type]
+    return verdict.unbounded_attack_fails(_left(model, free, data, rows))
+
+
+def _left(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Correct:
+    """Which of the samples at `rows` the model gets right under an attack."""
+    if not len(rows):
+        return np.zeros(0, dtype=bool)
+    x, y = (torch.from_numpy(values) for values in data.batch(rows))
+    ids = tuple(data.ids[i] for i in rows)
+    result = attack.run(model, x, y, ids)
     with frozen(model):
         draws = Draws(attack.seed, "predict", ids) if is_stochastic(model) else None
-        left = predict(model, result.adversarial, draws).argmax(1) == y
-    return verdict.unbounded_attack_fails(left.numpy())
+        left: Correct = (predict(model, result.adversarial, draws).argmax(1) == y).numpy()
+    return left
 
 
 def event_domain_violated(largest: float, budget: float, low: float, high: float, most: int, whole: bool) -> Findings:
