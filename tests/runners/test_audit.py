@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import trustsnn
+from trustsnn.attacks import PGD
 from trustsnn.attacks.verdict import domain_violated, nonfinite_gradients, one_step_beats_iterative, zero_gradients
+from trustsnn.blocks import frozen
 from trustsnn.errors import ConfigError, DataError, ModelContractError, RunError
 from trustsnn.models import build, check_contract
 from trustsnn.runners.config import make_config, parse_eps, parse_memory, read_config
@@ -53,6 +56,20 @@ def test_figures_do_not_depend_on_batch_size_or_order(kind, digits_model, poisso
     assert files(tmp_path / "shuffled") == files(tmp_path / "whole")
     assert figures(shuffled) == figures(whole)
     assert 0 < whole.robust_accuracy["linf", 0.1].value < whole.clean_accuracy
+
+
+def test_memory_bounds_the_samples_that_are_attacked_together(digits_model, digits_test, tmp_path, files, monkeypatch):
+    settings = {"eps": [0.1], "quiet": True, "samples": 30, "attacks": [{"attack": "pgd", "settings": {"steps": 2}}]}
+    trustsnn.audit(digits_model, digits_test, out=tmp_path / "free", **settings)
+    together, run = [], PGD.run
+    monkeypatch.setattr(PGD, "run", lambda self, model, x, *rest: together.append(len(x)) or run(self, model, x, *rest))
+    model = copy.deepcopy(digits_model)
+    model.memory = 1
+    with frozen(model):
+        assert model.affordable == 1
+    trustsnn.audit(digits_model, digits_test, out=tmp_path / "bound", **settings, memory=14 * model._bytes)
+    assert max(together) == 7
+    assert files(tmp_path / "bound") == files(tmp_path / "free")
 
 
 def test_eps_zero_is_clean_and_more_budget_never_helps_the_model(digits_model, tmp_path):

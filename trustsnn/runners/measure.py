@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,12 @@ class Job:
     data: Dataset
     config: AuditConfig
     reporter: Reporter
+
+    @property
+    def batch(self) -> int:
+        """Samples that are attacked together: half of those that the memory affords, since an attack through ASSG keeps as much
+        for each of them as the activations of one pass take."""
+        return min(self.config.batch_size, max(1, getattr(self.model, "affordable", sys.maxsize) // 2))
 
     @property
     def events(self) -> bool:
@@ -80,8 +87,8 @@ def measure(job: Job, change: Change, shown: Sequence[int] = ()) -> Measured:
     """Classify every sample after `change`. The figures do not depend on the batch size."""
     parts: dict[str, list[Any]] = {}
     logits, spikes, kept = [], dict[str, tuple[int, int]](), dict[int, tuple[Tensor, Tensor]]()
-    for start in range(0, len(job.data), job.config.batch_size):
-        rows = np.arange(start, min(start + job.config.batch_size, len(job.data)))
+    for start in range(0, len(job.data), job.batch):
+        rows = np.arange(start, min(start + job.batch, len(job.data)))
         x, y = (torch.from_numpy(values) for values in job.data.batch(rows))
         ids = tuple(job.data.ids[i] for i in rows)
         changed = change(x, y, ids, rows)
