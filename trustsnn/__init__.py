@@ -23,7 +23,10 @@ _FACE = {
     "save": "trustsnn.checkpoint",
     "wrap": "trustsnn.interop.wrap",
 }
-_PACKAGES = ("attacks", "data", "defenses", "encoders", "errors", "federated", "models", "neurons", "reports", "training")
+_PACKAGES = (
+    "attacks", "conversion", "data", "defenses", "encoders", "errors", "federated", "language", "models", "neurons", "reports",
+    "temporal", "training",
+)  # fmt: skip
 
 __all__ = ["__version__", *_FACE, *_PACKAGES]
 

@@ -16,6 +16,7 @@ from rich.table import Table
 import trustsnn
 from trustsnn.cli.audit import audit
 from trustsnn.cli.convert import convert
+from trustsnn.cli.language import generate, spikegpt
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
@@ -31,8 +32,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+train_app.command("spikegpt")(spikegpt)
 app.add_typer(train_app, name="train")
 app.command()(convert)
+app.command()(generate)
 app.command()(audit)
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `trustsnn audit --out` writes it.")]
@@ -132,11 +135,13 @@ def list_command(
 def inspect_command(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable.")],
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set: then also the spike rate of each layer.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,
 ) -> None:
-    """Say what a model is: its input, its time steps, its layers and their parameters."""
+    """Say what a model is: its input, its time steps, its layers and their parameters, and which of them take more than spikes."""
     from trustsnn.runners.inspect import describe_model
 
-    for line in describe_model(model, weights):
+    for line in describe_model(model, weights, data, samples):
         typer.echo(line)
 
 
