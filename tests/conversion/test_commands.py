@@ -12,6 +12,9 @@ import pytest
 
 import trustsnn
 from trustsnn.checkpoint import model_hash
+from trustsnn.conversion import Calibration, convert
+from trustsnn.data import load
+from trustsnn.neurons.estimator import neurons_of
 
 
 def run(*arguments, code=0):
@@ -64,3 +67,36 @@ def test_a_mistake_is_one_message_and_writes_nothing(trained, tmp_path):
     said = run("convert", trained, "--data", "digits", "--out", tmp_path / "snn", "--steps", 4, code=2)
     assert said.strip() == "error: Expected 3 bit-serial steps for 7 levels, got 4: L = 2^T - 1."
     assert not (tmp_path / "snn").exists()
+
+
+@pytest.fixture(scope="module")
+def rectified_folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("relu") / "ann"
+    run("train", "ann", "--model", "mlp", "--data", "digits", "--out", out, "--epochs", 2, "--channels", 0.2, "--quiet")
+    return out
+
+
+def test_calibration_uses_the_training_split_and_says_where_error_enters(rectified_folder, tmp_path):
+    arguments = ["--method", "calibrate-advanced", "--steps", 3, "--calibration", 50, "--iterations", 3, "--initial", 0.5]
+    said = run("convert", rectified_folder, "--data", "digits", "--samples", 50, "--out", tmp_path / "snn", *arguments)
+    spiking, ann = trustsnn.load(tmp_path / "snn"), trustsnn.load(rectified_folder)
+    given = Calibration(load("digits", "train").take(50), initial=0.5, iterations=3)
+    assert model_hash(spiking) == model_hash(convert(ann, "calibrate-advanced", steps=3, calibration=given))
+    assert json.loads((tmp_path / "snn" / "config.json").read_text())["training"]["method"] == "calibrate-advanced"
+    assert "nearest spike count" in said
+    assert re.search(r"layers.2 +2,550 ", said)
+
+
+def test_hybrid_goes_on_from_an_ann(rectified_folder, tmp_path):
+    arguments = ["--ann", rectified_folder, "--data", "digits", "--out", tmp_path / "snn", "--epochs", 1, "--steps", 2, "--quiet"]
+    said = run("train", "hybrid", *arguments, "--diet", "--stdb")
+    assert "test samples correct (95 % interval" in said
+    spiking, ann = trustsnn.load(tmp_path / "snn"), trustsnn.load(rectified_folder)
+    assert spiking.spec.steps == 2
+    assert {float(layer.threshold.detach()) for layer in neurons_of(spiking)} != {1.0}  # DIET-SNN learns it
+    training = json.loads((tmp_path / "snn" / "config.json").read_text())["training"]
+    assert training["recipe"] == "hybrid"
+    assert training["ann"] == model_hash(ann)
+    assert training["estimator"] == {"name": "stdb", "alpha": 0.3, "beta": 0.01}
+    refused = run("train", "hybrid", *arguments, "--diet", code=2)
+    assert "holds a training run of other settings (start differ)" in refused

@@ -18,7 +18,8 @@ from trustsnn.blocks import frozen, observe, predict
 from trustsnn.checkpoint import model_hash
 from trustsnn.conversion import METHODS, compare, convert
 from trustsnn.errors import ConfigError, ModelContractError
-from trustsnn.models import MODELS, build, check_contract
+from trustsnn.models import build, check_contract
+from trustsnn.models.plain import FAMILY
 from trustsnn.neurons import STBP, Dynamics, SpikingNeuron, Surrogate, reference_forward
 from trustsnn.neurons.bitserial import BitSerial, shifted_sum
 from trustsnn.neurons.qcfs import QCFS
@@ -150,7 +151,7 @@ def test_straight_through_bits_have_the_gradient_of_the_level():
     torch.testing.assert_close(gradient, torch.tensor([8.0, 4, 2, 1]).double().view(4, 1, 1).expand_as(bits))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FAMILY.plans)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_converted_network_is_a_model_like_any_other(name, method, tmp_path):
     ann = build(name, input_shape=(1, 8, 8), classes=5, channels=0.1, neuron="qcfs", levels=7, threshold=2.0)

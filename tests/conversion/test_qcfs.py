@@ -137,7 +137,7 @@ def test_other_networks_keep_their_architecture_and_hash():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"neuron": "relu"}, "Known: lif, qcfs, bit-serial"),
+        ({"neuron": "gelu"}, "Known: lif, qcfs, bit-serial"),
         ({"neuron": "qcfs", "levels": 0}, "levels from 1"),
         ({"neuron": "qcfs", "levels": 2.0}, "levels from 1"),
         ({"neuron": "qcfs", "sparsity": -1.0}, "at least 0"),

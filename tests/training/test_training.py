@@ -72,6 +72,15 @@ def test_a_state_of_other_settings_is_refused(tmp_path, digits_train):
         train(network(), data, TrainConfig(epochs=2, batch_size=50), folder=tmp_path)
 
 
+def test_a_state_of_another_start_is_refused(tmp_path, digits_train):
+    data, config = digits_train.take(100), TrainConfig(epochs=1, batch_size=50)
+    train(network(), data, config, folder=tmp_path, start={"ann": "a"})
+    train(network(), data, config, folder=tmp_path, start={"ann": "a"})
+    for other in ({"ann": "b"}, None):
+        with pytest.raises(ConfigError, match="holds a training run of other settings"):
+            train(network(), data, config, folder=tmp_path, start=other)
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "trail"])
 def test_a_damaged_state_is_refused(damage, tmp_path, digits_train):
     data, config = digits_train.take(100), TrainConfig(epochs=1, batch_size=50)

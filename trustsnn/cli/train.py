@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from trustsnn.data import Dataset
+    from trustsnn.models import SpikingNetwork
 
 train_app = typer.Typer(help="Train a bundled model. One sub-command a recipe.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,6 +37,10 @@ SeedOption = Annotated[int, typer.Option(help="Of weights, order and draws.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; all by default.")]
 
 
+SurrogateOption = Annotated[str, typer.Option(help="triangular, rectangular, atan, sigmoid, exponential or ste.")]
+WidthOption = Annotated[float, typer.Option(help="Width of the surrogate.")]
+
+
 @train_app.command("bptt")
 def bptt(
     model: ModelOption,
@@ -52,8 +60,8 @@ def bptt(
     threshold: Annotated[float, typer.Option(help="Firing threshold.")] = 1.0,
     reset: Annotated[str, typer.Option(help="hard or soft.")] = "hard",
     detach_reset: Annotated[bool, typer.Option(help="Keep the gradient out of the reset.")] = False,
-    surrogate: Annotated[str, typer.Option(help="triangular, rectangular, atan, sigmoid, exponential or ste.")] = "triangular",
-    width: Annotated[float, typer.Option(help="Width of the surrogate.")] = 1.0,
+    surrogate: SurrogateOption = "triangular",
+    width: WidthOption = 1.0,
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
     channels: ChannelsOption = 1.0,
     seed: SeedOption = 0,
@@ -111,8 +119,115 @@ def qcfs(
     )  # fmt: skip
 
 
-def _folder(recipe: str, model: str, data: str, kind: str) -> Path:
-    return Path("models") / f"{recipe}-{model}-{data.replace('/', '-').replace(':', '-')}-{kind}"
+@train_app.command("ann")
+def ann(
+    model: ModelOption,
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/ann-MODEL-DATA by default.")] = None,
+    channels: ChannelsOption = 1.0,
+    seed: SeedOption = 0,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = 128,
+    optimizer: OptimizerOption = "adamw",
+    learning_rate: RateOption = 2e-3,
+    weight_decay: DecayOption = 1e-4,
+    augment: AugmentOption = "none",
+    label_smoothing: SmoothingOption = 0.0,
+    threads: ThreadsOption = None,
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """An ANN with ReLU, for `trustsnn convert` by calibration and `trustsnn train hybrid`. The same command goes on where a killed run
+    stopped."""
+    _train(
+        "ann", model, data, out or _folder("ann", model, data),
+        {"neuron": "relu", "channels": channels},
+        {
+            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
+        },
+        seed, threads, data_root, download, quiet,
+    )  # fmt: skip
+
+
+@train_app.command("hybrid")
+def hybrid(
+    ann: Annotated[Path, typer.Option("--ann", help="Checkpoint folder of a ReLU network; see `trustsnn train ann`.")],
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Checkpoint folder.")],
+    steps: Annotated[int, typer.Option(help="Time steps T.")] = 4,
+    diet: Annotated[bool, typer.Option("--diet", help="DIET-SNN: learn leak and threshold of each layer.")] = False,
+    scale: Annotated[float | None, typer.Option(help="Of the balanced thresholds; 0.7, with --diet 0.25.")] = None,
+    percentile: Annotated[float, typer.Option(help="Threshold of a layer among its activations; 100 is the largest.")] = 100.0,
+    calibration: Annotated[int, typer.Option(help="Training samples that balance the thresholds.")] = 1024,
+    stdb: Annotated[bool, typer.Option("--stdb", help="Differentiate a spike by the time since the last one.")] = False,
+    surrogate: SurrogateOption = "triangular",
+    width: WidthOption = 1.0,
+    seed: SeedOption = 0,
+    epochs: Annotated[int, typer.Option(help="Of training through time.")] = 3,
+    batch_size: BatchOption = 128,
+    optimizer: OptimizerOption = "adamw",
+    learning_rate: RateOption = 5e-4,
+    weight_decay: DecayOption = 1e-4,
+    augment: AugmentOption = "none",
+    label_smoothing: SmoothingOption = 0.0,
+    threads: ThreadsOption = None,
+    data_root: RootOption = None,
+    download: DownloadOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert a ReLU network and train it on through time, for few steps. The same command goes on where a killed run stopped."""
+    _prepare(threads)
+    from contextlib import nullcontext
+
+    import trustsnn
+    from trustsnn.checkpoint import model_hash
+    from trustsnn.conversion import Calibration, hybrid_start
+    from trustsnn.conversion.hybrid import DIET_SCALE, SCALE
+    from trustsnn.neurons.stdb import STDB
+    from trustsnn.runners.resolve import fit
+
+    sets = splits(data, data_root, download)
+    network = trustsnn.load(ann)
+    fit(network, sets["test"])
+    start = {"ann": model_hash(network), "estimator": STDB().describe() if stdb else None}
+    scale = (DIET_SCALE if diet else SCALE) if scale is None else scale
+    given = Calibration(sets["train"].take(calibration), percentile=percentile, scale=scale)
+    network = hybrid_start(network, steps, given, learn=diet, surrogate=surrogate, width=width)
+    start["weights"] = model_hash(network)
+    settings = {
+        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
+    }  # fmt: skip
+    with STDB().applied(network) if stdb else nullcontext():
+        _fit("hybrid", network, sets, out, settings, seed, quiet, start)
+
+
+def _folder(recipe: str, model: str, data: str, kind: str = "") -> Path:
+    return Path("models") / "-".join(filter(None, (recipe, model, data.replace("/", "-").replace(":", "-"), kind)))
+
+
+def _prepare(threads: int | None) -> None:
+    """Settings of the process, before torch is imported and after."""
+    from trustsnn.process import keep_freed_memory, sleep_while_waiting
+
+    keep_freed_memory()
+    sleep_while_waiting()
+    from trustsnn.runners.environment import set_threads
+
+    set_threads(threads)
+
+
+def splits(data: str, root: Path | None, download: bool, frames: int = 1) -> dict[str, Dataset]:
+    """The training and the test split; of one set for both, a fifth is held out."""
+    from trustsnn.data import load
+    from trustsnn.data.split import stratified
+
+    sets = {split: load(data, split, root=root, download=download, frames=frames) for split in ("train", "test")}
+    if sets["train"].split == sets["test"].split:
+        sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
+    return sets
 
 
 def _train(
@@ -120,24 +235,11 @@ def _train(
     seed: int, threads: int | None, data_root: Path | None, download: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Build a network, train it on the training split, save it, and say its accuracy on the test split."""
-    from trustsnn.data import load
-    from trustsnn.process import keep_freed_memory, sleep_while_waiting
-
-    keep_freed_memory()
-    sleep_while_waiting()
-    import trustsnn
-    from trustsnn.data.split import stratified
+    _prepare(threads)
     from trustsnn.errors import ConfigError
     from trustsnn.models import build
-    from trustsnn.runners.environment import set_threads
-    from trustsnn.runners.progress import TrainingReporter
-    from trustsnn.training import TrainConfig, accuracy, train
 
-    set_threads(threads)
-    frames = network_arguments.get("steps", 1)
-    sets = {split: load(data, split, root=data_root, download=download, frames=frames) for split in ("train", "test")}
-    if sets["train"].split == sets["test"].split:  # one set for both: a fifth of it is held out
-        sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
+    sets = splits(data, data_root, download, network_arguments.get("steps", 1))
     train_set = sets["train"]
     network = build(
         model, input_shape=train_set.sample_shape, classes=len(train_set.classes), domain=train_set.domain,
@@ -147,15 +249,27 @@ def _train(
         if settings["batch_size"] < 1:
             raise ConfigError(f"Expected a batch size of at least 2, got {settings['batch_size']}.")
         settings["epochs"] = min(30, max(4, round(2000 / max(1, len(train_set) // settings["batch_size"]))))
+    _fit(recipe, network, sets, out, settings, seed, quiet)
+
+
+def _fit(
+    recipe: str, network: SpikingNetwork, sets: dict[str, Dataset], out: Path, settings: dict[str, Any], seed: int, quiet: bool,
+    start: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    import trustsnn
+    from trustsnn.runners.progress import TrainingReporter
+    from trustsnn.training import TrainConfig, accuracy, train
+
     config = TrainConfig(**settings, seed=seed)
     begun = time.perf_counter()
     with TrainingReporter(quiet) as reporter:
         log = train(
-            network, train_set, config, test=sets["test"], folder=out / "training",
+            network, sets["train"], config, test=sets["test"], folder=out / "training", start=start,
             on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, config.epochs),
         )  # fmt: skip
-    trustsnn.save(network, out, training={"recipe": recipe, "data": train_set.sha256, "epochs": len(log), "seed": seed})
+    said = {"recipe": recipe, "data": sets["train"].sha256, "epochs": len(log), "seed": seed, **(start or {})}
+    trustsnn.save(network, out, training=said)
     figure = accuracy(network, sets["test"], seed=seed)
     typer.echo(
         f"{out}: {figure['value']:.2%} of {figure['count']} test samples correct "

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trustsnn.blocks import frozen
+from trustsnn.conversion.calibrate import rectified
 from trustsnn.conversion.convert import levels_of
+from trustsnn.conversion.segments import Segment, batches, current, segments
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.models.network import SpikingNetwork, Stage, through
+from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BitSerial, shifted_sum
+from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.estimator import mean_over_time
-from trustsnn.neurons.qcfs import QCFS
+from trustsnn.neurons.qcfs import QCFS, quantise
+from trustsnn.neurons.relu import ReLU
 from trustsnn.statistics import Figure, proportion
-
-_BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,12 @@ class LayerComparison:
     the layer by itself: it gets the ANN's activations of the layer before, coded without error (as their bits, or as a constant
     current). The others are those in the network, where errors add up.
 
-    name: of the spiking layer. threshold: lam of the ANN. neurons: of one sample.
+    A ReLU has no levels: its activation over V, a real number, is held against the spike count over T. What differs is then a spike count
+    that is not the nearest one, and `floor` is the error that the nearest one leaves: T steps cannot express more.
+
+    name: of the spiking layer. threshold: lam of the ANN, or V of a ReLU. neurons: of one sample.
     mismatches, own_mismatches: activations that differ. The interval takes neurons as independent, which those of a sample are not.
-    error, own_error: mean absolute difference of the activations, times lam.
+    error, own_error, floor: mean absolute difference of the activations, in units of the ANN.
     tie: with a conversion that has no loss but by rounding, the largest distance, in levels, of the ANN's current to a border
         between levels among `own_mismatches`; None without any.
     rate: spikes a neuron and step; without spikes ("folded") activations above 0.
@@ -47,6 +50,7 @@ class LayerComparison:
     own_mismatches: Figure
     error: float
     own_error: float
+    floor: float
     tie: float | None
     rate: Figure
 
@@ -64,129 +68,122 @@ class Comparison:
     spikes: float
 
 
-class _Segment(NamedTuple):
-    """The stages before a layer of neurons, and that layer; None at the readout."""
-
-    name: str
-    stages: list[Stage]
-    neuron: SpikingNeuron | None
-
-
 class _Tally:
     """Sums over the samples of one layer."""
 
-    def __init__(self, ann: QCFS, converted: SpikingNeuron, name: str, steps: int) -> None:
+    def __init__(self, ann: QCFS | ReLU, converted: SpikingNeuron, name: str, steps: int) -> None:
         self.ann, self.converted, self.name, self.steps = ann, converted, name, steps
         self.lossless = isinstance(converted, BitSerial | QCFS)
-        self.whole = ann.levels if self.lossless else steps  # the value that stands for lam
+        if isinstance(ann, QCFS):
+            self.levels, self.bound = ann.levels, ann.bound
+        elif isinstance(converted, Calibrated):
+            self.levels, self.bound = steps, converted.bound
+        else:
+            raise ConfigError(
+                f"Expected a network that was made from this ANN by calibration, got {type(converted).__name__} at {name}."
+            )
+        self.whole = self.levels if self.lossless else steps  # the value that stands for lam
         self.neurons = self.count = self.spikes = 0
-        self.different, self.error = [0, 0], [0.0, 0.0]
+        self.different, self.error, self.floor = [0, 0], [0.0, 0.0], 0.0
         self.tie: float | None = None
+
+    def level(self, current: Tensor) -> Tensor:
+        """The ANN's level of a current, the nearest one where it has none."""
+        return (
+            self.ann.level(current)
+            if isinstance(self.ann, QCFS)
+            else quantise(current, current.new_tensor(self.bound), self.levels)
+        )
+
+    def fraction(self, current: Tensor) -> Tensor:
+        """The ANN's activation over lam or V."""
+        return self.ann.level(current) / self.levels if isinstance(self.ann, QCFS) else torch.relu(current) / self.bound
 
     def add(self, current: Tensor, fired: Tensor, alone: Tensor) -> None:
         """For one batch the ANN's current [B, ...], the spikes [T, B, ...] in the network and by the layer alone."""
-        level = self.ann.level(current)
+        level = self.level(current)
+        exact = None if isinstance(self.ann, QCFS) else self.fraction(current).double()
         self.neurons, self.count = level[0].numel(), self.count + level.numel()
         self.spikes += int(torch.count_nonzero(fired))
+        if exact is not None:
+            self.floor += float((level.double() / self.levels - exact).abs().sum())
         for place, spikes in enumerate((fired, alone)):
             value = (shifted_sum(spikes) if isinstance(self.converted, BitSerial) else spikes.sum(0)).to(level.dtype)
-            wrong = value * self.ann.levels != level * self.whole
+            wrong = value * self.levels != level * self.whole
             count = int(torch.count_nonzero(wrong))
-            if count:
-                difference = value[wrong].double() / self.whole - level[wrong].double() / self.ann.levels
+            if exact is not None:
+                self.error[place] += float((value.double() / self.whole - exact).abs().sum())
+            elif count:
+                difference = value[wrong].double() / self.whole - level[wrong].double() / self.levels
                 self.error[place] += float(difference.abs().sum())
             self.different[place] += count
         if self.lossless and count:
-            lifted = current[wrong].double() * (self.ann.levels / self.ann.bound) + 0.5
-            border = lifted.round().clamp(1, self.ann.levels)
+            lifted = current[wrong].double() * (self.levels / self.bound) + 0.5
+            border = lifted.round().clamp(1, self.levels)
             self.tie = max(self.tie or 0.0, float((lifted - border).abs().max()))
 
     def result(self) -> LayerComparison:
         different, alone = (proportion(each, self.count) for each in self.different)
-        error, own_error = (self.ann.bound * each / self.count for each in self.error)
+        error, own_error, floor = (self.bound * each / self.count for each in (*self.error, self.floor))
         rate = proportion(self.spikes, self.count * self.steps)
-        return LayerComparison(self.name, self.ann.bound, self.neurons, different, alone, error, own_error, self.tie, rate)
+        return LayerComparison(self.name, self.bound, self.neurons, different, alone, error, own_error, floor, self.tie, rate)
 
 
 def compare(ann: SpikingNetwork, converted: SpikingNetwork, data: Dataset) -> Comparison:
     """Run both networks on all of `data`, each in the dtype of its weights, and set them side by side.
 
     Args:
-        ann: a network with QCFS activations.
+        ann: a network with QCFS or ReLU activations.
         converted: what `convert` made of it, by any method.
 
     Raises:
         ConfigError: the two differ in their number of spiking layers.
     """
-    levels_of(ann)
+    if not rectified(ann):
+        levels_of(ann)
     right_ann = right = agree = 0
     largest = 0.0
     with frozen(ann), frozen(converted), torch.no_grad():
-        segments = _segments(ann), _segments(converted)
-        if len(segments[0]) != len(segments[1]):
+        theirs, ours = segments(ann), segments(converted)
+        if len(theirs) != len(ours):
             raise ConfigError(
-                f"Expected a network that was made from this ANN, with {len(segments[0]) - 1} spiking layers, got "
-                f"{len(segments[1]) - 1}."
+                f"Expected a network that was made from this ANN, with {len(theirs) - 1} spiking layers, got {len(ours) - 1}."
             )
-        pairs = list(zip(*segments, strict=True))
+        pairs = list(zip(theirs, ours, strict=True))
         steps = converted.spec.steps
         tallies = [_Tally(a.neuron, c.neuron, c.name, steps) for a, c in pairs[:-1]]  # type: ignore[arg-type]
-        for start in range(0, len(data), _BATCH):
-            x, y = (torch.from_numpy(a) for a in data.batch(np.arange(start, min(start + _BATCH, len(data)))))
-            theirs, ours = _one_batch(pairs, tallies, x, converted)
-            classes_ann, classes = theirs.argmax(1), ours.argmax(1)
+        for x, y in batches(data, next(ann.parameters())):
+            logits_ann, logits = _one_batch(pairs, tallies, x, converted)
+            classes_ann, classes = logits_ann.argmax(1), logits.argmax(1)
             right_ann, right = right_ann + int((classes_ann == y).sum()), right + int((classes == y).sum())
-            agree, largest = agree + int((classes_ann == classes).sum()), max(largest, float((theirs - ours).abs().max()))
+            agree, largest = agree + int((classes_ann == classes).sum()), max(largest, float((logits_ann - logits).abs().max()))
     ann_accuracy, accuracy, agreement = (proportion(successes, len(data)) for successes in (right_ann, right, agree))
     layers = tuple(tally.result() for tally in tallies)
     spikes = sum(tally.spikes for tally in tallies) / len(data)
     return Comparison(layers, ann_accuracy, accuracy, agreement, largest, spikes)
 
 
-def _segments(network: SpikingNetwork) -> list[_Segment]:
-    """Inside `fixed`: the network cut after each layer of neurons."""
-    segments: list[_Segment] = []
-    stages: list[Stage] = []
-    for name, stage in network.stages():
-        if isinstance(stage, SpikingNeuron):
-            segments.append(_Segment(f"layers.{name}", stages, stage))
-            stages = []
-        else:
-            stages.append((name, stage))
-    return [*segments, _Segment("readout", stages, None)]
-
-
 def _one_batch(
-    pairs: list[tuple[_Segment, _Segment]], tallies: list[_Tally], x: Tensor, converted: SpikingNetwork
+    pairs: list[tuple[Segment, Segment]], tallies: list[_Tally], x: Tensor, converted: SpikingNetwork
 ) -> tuple[Tensor, Tensor]:
-    """The logits of both for the images `x`; the layers go into `tallies`."""
-    theirs = x[None].to(tallies[0].ann.threshold.dtype)
-    ours = coded = x[None].to(tallies[0].converted.threshold.dtype)  # its spikes; those that the ANN's activations would be
+    """The logits of both for the images `x` [1, B, ...]; the layers go into `tallies`."""
+    theirs = x
+    ours = coded = x.to(tallies[0].converted.threshold.dtype)  # its spikes; those that the ANN's activations would be
     for place, ((ann, other), tally) in enumerate(zip(pairs, tallies, strict=False)):
-        current = _current(ann.stages, theirs, place > 0)
-        fired = tally.converted.fire(_current(other.stages, ours, place > 0), tally.steps)
-        alone = tally.converted.fire(_current(other.stages, coded, True), tally.steps) if place else fired
-        tally.add(current[0], fired, alone)
-        theirs, ours = tally.ann.fire(current), fired
-        coded = _coded(tally, tally.ann.level(current).to(ours.dtype))
+        driven = current(ann.stages, theirs, place > 0)
+        fired = tally.converted.fire(current(other.stages, ours, place > 0), tally.steps)
+        alone = tally.converted.fire(current(other.stages, coded, True), tally.steps) if place else fired
+        tally.add(driven[0], fired, alone)
+        theirs, ours = tally.ann.fire(driven), fired
+        coded = _coded(tally, driven, ours.dtype)
     return (
-        mean_over_time(_current(pairs[-1][0].stages, theirs, True)),
-        mean_over_time(converted.read(_current(pairs[-1][1].stages, ours, True))),
+        mean_over_time(current(pairs[-1][0].stages, theirs, True)),
+        mean_over_time(converted.read(current(pairs[-1][1].stages, ours, True))),
     )
 
 
-def _current(stages: list[Stage], h: Tensor, spikes: bool) -> Tensor:
-    """What the stages make of a sequence [T, B, ...]."""
-    steps, batch = h.shape[:2]
-    h = h.flatten(0, 1)
-    for _, stage in stages:
-        h, spikes = through(stage, h, spikes, batch), False
-    sequence: Tensor = h.unflatten(0, (steps, batch))
-    return sequence
-
-
-def _coded(tally: _Tally, level: Tensor) -> Tensor:
-    """The ANN's levels [1, B, ...] in the code of the converted layer: their bits, or a constant current."""
+def _coded(tally: _Tally, current: Tensor, dtype: torch.dtype) -> Tensor:
+    """The ANN's activations [1, B, ...] of a current in the code of the converted layer: their bits, or a constant current."""
     if isinstance(tally.converted, BitSerial):
-        return tally.converted.fire(level)
-    return level if isinstance(tally.converted, QCFS) else level / tally.ann.levels
+        return tally.converted.fire(tally.level(current).to(dtype))
+    return tally.level(current).to(dtype) if isinstance(tally.converted, QCFS) else tally.fraction(current).to(dtype)

@@ -1,4 +1,4 @@
-"""From an ANN with QCFS activations to a spiking network, by name of the method."""
+"""From an ANN with QCFS or ReLU activations to a spiking network, by name of the method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trustsnn.conversion.calibrate import CALIBRATIONS, Calibration, calibrated
 from trustsnn.conversion.fold import Unit, rescaled_layers
+from trustsnn.conversion.segments import check_sequential
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.zoo import stated
@@ -67,8 +69,11 @@ METHODS: dict[str, Method] = {
 _LOST = ("levels", "sparsity", "learn", "detach_reset")
 
 
-def convert(ann: SpikingNetwork, method: str = "bit-serial", *, steps: int | None = None) -> SpikingNetwork:
-    """A spiking network from an ANN that was trained with QCFS activations (`build(..., neuron="qcfs")`), in eval mode.
+def convert(
+    ann: SpikingNetwork, method: str = "bit-serial", *, steps: int | None = None, calibration: Calibration | None = None
+) -> SpikingNetwork:
+    """A spiking network from a trained ANN, in eval mode: `METHODS` take one with QCFS activations (`build(..., neuron="qcfs")`),
+    `CALIBRATIONS` one with ReLU (`neuron="relu"`), and samples.
 
     Normalisation is folded into the weights, and so is what a spike stands for, so that every spike is 0 or 1 and every threshold 1.
     A bundled architecture stays one: the result can be saved, loaded, attacked and audited like any other. Its dtype is the
@@ -79,14 +84,19 @@ def convert(ann: SpikingNetwork, method: str = "bit-serial", *, steps: int | Non
     the same levels in every layer, whatever the order, for any input.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `METHODS` or `CALIBRATIONS`.
         steps: T; with "bit-serial" it follows from the levels and need not be given.
+        calibration: what one of `CALIBRATIONS` measures on.
 
     Raises:
-        ConfigError: unknown method, no QCFS network, layers that differ in their levels, or steps that do not fit them.
+        ConfigError: unknown method, another kind of network, one with branches, layers that differ in their levels, or steps that do not
+            fit them.
     """
+    if method in CALIBRATIONS:
+        return calibrated(ann, method, steps, calibration)
     if method not in METHODS:
-        raise ConfigError(f"Unknown conversion {method!r}. Known: {', '.join(METHODS)}.")
+        raise ConfigError(f"Unknown conversion {method!r}. Known: {', '.join([*METHODS, *CALIBRATIONS])}.")
+    check_sequential(ann)
     levels = levels_of(ann)
     how = METHODS[method]
     steps = _steps(method, levels, steps)

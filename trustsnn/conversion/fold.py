@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,13 @@ from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.qcfs import QCFS
+from trustsnn.neurons.relu import ReLU
 from trustsnn.neurons.synapses import Synapses
 
 _LINEAR = (nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
 
-Unit = Callable[[QCFS], float]
-Replacement = Callable[[QCFS], SpikingNeuron]
+Unit = Callable[[Any], float]  # of a QCFS or ReLU layer
+Replacement = Callable[[Any], SpikingNeuron]
 
 
 def rescaled_layers(
@@ -49,7 +51,7 @@ def rescaled_layers(
         layer = originals[name]
         if isinstance(stage, Synapses):
             following = next((s for _, s in stages[place + 1 :] if isinstance(s, Synapses | SpikingNeuron)), None)
-            there, offset = (unit(following), shift) if isinstance(following, QCFS) else (1.0, 0.0)
+            there, offset = (unit(following), shift) if isinstance(following, QCFS | ReLU) else (1.0, 0.0)
             weight, bias = stage.weight.detach() * (here / there), stage.bias
             bias = weight.new_zeros(len(weight)) if bias is None else bias.detach() / there
             bias = bias + offset
@@ -57,11 +59,11 @@ def rescaled_layers(
                 weight, bias = _on_grid(weight, bias, most)
             layers.append(_with_weights(layer, weight, bias))
             here, weighted = there, True
-        elif isinstance(layer, QCFS):
+        elif isinstance(layer, QCFS | ReLU):
             if not weighted:
                 raise ConfigError(f"The neurons layers.{name} follow no weights that could be brought to their scale.")
             layers.append(replacement(layer).to(layer.threshold))
-            most, weighted = float(layer.levels), False
+            most, weighted = float(getattr(layer, "levels", 1)), False
         elif isinstance(layer, _LINEAR):
             layers.append(copy.deepcopy(layer))
         else:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from trustsnn.conversion.compare import Comparison
 from trustsnn.statistics import Figure
 
-COLUMNS = ["layer", "count", "lam", "differ, %", "alone, %", "error", "alone", "rate"]
+COLUMNS = ["layer", "count", "lam", "differ, %", "alone, %", "error", "alone", "floor", "rate"]
 
 
 def rows(comparison: Comparison) -> list[list[str]]:
     """One row a layer, under `COLUMNS`: the activations of all samples, the threshold, the share of activations that differ with its 95 %
-    interval, their mean absolute error, and spikes a neuron and step. "Alone": the layer gets the ANN's activations of the layer
-    before."""
+    interval, their mean absolute error, the least error that so many steps allow, and spikes a neuron and step. "Alone": the layer gets
+    the ANN's activations of the layer before."""
     return [
         [
             layer.name, f"{layer.mismatches['count']:,}", f"{layer.threshold:.3g}", counted(layer.mismatches), counted(layer.own_mismatches),
-            f"{layer.error:.2g}", f"{layer.own_error:.2g}", f"{layer.rate['value']:.1%}",
+            f"{layer.error:.2g}", f"{layer.own_error:.2g}", f"{layer.floor:.2g}", f"{layer.rate['value']:.1%}",
         ]
         for layer in comparison.layers
     ]  # fmt: skip

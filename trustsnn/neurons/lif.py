@@ -72,4 +72,5 @@ class SpikingNeuron(nn.Module):
 
     def extra_repr(self) -> str:
         d = self.dynamics
-        return f"leak={float(self.leak):.3g}, threshold={float(self.threshold):.3g}, reset={d.reset}, comparator={d.comparator}"
+        leak, threshold = float(self.leak.detach()), float(self.threshold.detach())
+        return f"leak={leak:.3g}, threshold={threshold:.3g}, reset={d.reset}, comparator={d.comparator}"

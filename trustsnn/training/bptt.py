@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def train(
     *,
     test: Dataset | None = None,
     folder: Path | None = None,
+    start: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -79,6 +80,8 @@ def train(
     Args:
         folder: where the state after each epoch (`state.safetensors`) and `log.csv` go. A state of the same settings
             that is already there is taken up: a killed run ends as an unbroken one would, bit for bit.
+        start: plain values that say what else the run depends on: where the weights of `model` come from, an estimator that is applied.
+            A state with others is refused.
         test: measured after each epoch, for the log alone; nothing is chosen by it.
 
     Raises:
@@ -89,6 +92,8 @@ def train(
     optimizer = _optimizer(model, config)
     per_epoch = max(1, len(data) // config.batch_size)
     identity = {"config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data)}
+    if start is not None:
+        identity["start"] = dict(start)
     state = TrainingState(0, [], identity)
     if folder is not None:
         state = load_state(folder, model, optimizer, identity) or state

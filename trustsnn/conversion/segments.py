@@ -1,0 +1,67 @@
+"""A network as what comes before each of its layers of neurons, and those neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trustsnn.data import Dataset
+from trustsnn.errors import ConfigError
+from trustsnn.models.network import SpikingNetwork, Stage, through
+from trustsnn.neurons import SpikingNeuron
+from trustsnn.neurons.estimator import neurons_of
+
+_BATCH = 50
+
+
+class Segment(NamedTuple):
+    """The stages before a layer of neurons, and that layer; None at the readout."""
+
+    name: str
+    stages: list[Stage]
+    neuron: SpikingNeuron | None
+
+
+def check_sequential(network: SpikingNetwork) -> None:
+    """ConfigError for a network whose layers of neurons are not all in one row."""
+    layers = network.layers.named_children() if isinstance(network, SpikingNetwork) else ()
+    nested = [name for name, layer in layers if not isinstance(layer, SpikingNeuron) and neurons_of(layer)]
+    if nested:
+        raise ConfigError(
+            f"Expected a network whose layers follow each other, got neurons inside layers.{nested[0]}: networks with branches are not "
+            "converted. Take mlp, conv, vgg9 or vgg11."
+        )
+
+
+def segments(network: SpikingNetwork) -> list[Segment]:
+    """Inside `fixed`: the network cut after each layer of neurons."""
+    found: list[Segment] = []
+    stages: list[Stage] = []
+    for name, stage in network.stages():
+        if isinstance(stage, SpikingNeuron):
+            found.append(Segment(f"layers.{name}", stages, stage))
+            stages = []
+        else:
+            stages.append((name, stage))
+    return [*found, Segment("readout", stages, None)]
+
+
+def current(stages: list[Stage], h: Tensor, spikes: bool) -> Tensor:
+    """What the stages make of a sequence [T, B, ...]."""
+    steps, batch = h.shape[:2]
+    h = h.flatten(0, 1)
+    for _, stage in stages:
+        h, spikes = through(stage, h, spikes, batch), False
+    sequence: Tensor = h.unflatten(0, (steps, batch))
+    return sequence
+
+
+def batches(data: Dataset, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images [1, B, ...], in the dtype of `like`, and labels [B] of all of `data`, in its order."""
+    for start in range(0, len(data), _BATCH):
+        x, y = (torch.from_numpy(a) for a in data.batch(np.arange(start, min(start + _BATCH, len(data)))))
+        yield x[None].to(like.dtype), y
