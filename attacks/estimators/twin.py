@@ -61,9 +61,12 @@ class _Gate(GradientEstimator):
         return CBA().describe()
 
     def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
-        if self.active is None or self.active.shape != spike_gradient.shape[1:]:
+        active = self.active
+        if active is not None and active.dim() == spike_gradient.dim():
+            active = active.transpose(0, 1)  # [B, T, ...] of a one-step network, whose windows are the sequence
+        if active is None or active.shape != spike_gradient.shape[-active.dim() :]:
             raise ModelContractError("CBA differentiates the model's last forward pass alone; another one came in between.")
-        return LayerGradients(spike_gradient * (self.active.to(spike_gradient.dtype) * record.gain()), None, None)
+        return LayerGradients(spike_gradient * (active.to(spike_gradient.dtype) * record.gain()), None, None)
 
 
 def _opening(twin: AnnTwin, gates: Mapping[SpikingNeuron, _Gate]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
