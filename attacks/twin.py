@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trustsnn.errors import ConfigError
 from trustsnn.kernels.lif import Keep
 from trustsnn.models import SpikingNetwork
+from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.neurons import GradientEstimator, SpikingNeuron
 from trustsnn.neurons.estimator import over_time
 
@@ -44,14 +45,16 @@ class AnnTwin(nn.Module):
     def __init__(self, model: SpikingNetwork) -> None:
         super().__init__()
         layers = copy.deepcopy(model.layers)
-        for name, layer in model.layers.named_children():
-            if isinstance(layer, SpikingNeuron):
-                layers.register_module(name, Rectifier(layer))
+        for name, layer in model.layers.named_modules():
+            if isinstance(layer, SpikingNeuron | BatchNormThroughTime):
+                place, _, child = name.rpartition(".")
+                still = Rectifier(layer) if isinstance(layer, SpikingNeuron) else layer.over_time()
+                layers.get_submodule(place).register_module(child, still)
         self.spec = replace(model.spec, stochastic=False)
         self._frames = model.spec.encoder == "frames"
         shape = model.spec.input_shape[1:] if self._frames else model.spec.input_shape
-        still = replace(self.spec, domain="image", input_shape=shape, steps=1, encoder="direct", max_count=None)
-        self.network = SpikingNetwork(layers, still, {"name": "ann-twin"})
+        spec = replace(self.spec, domain="image", input_shape=shape, steps=1, encoder="direct", max_count=None)
+        self.network = SpikingNetwork(layers, spec, {"name": "ann-twin"})
         self.network.memory = model.memory
         self.eval()
 

@@ -123,7 +123,7 @@ def test_a_wrong_command_would_be_seen(tmp_path):
     wrong = [
         (["adit", "MODEL"], False),
         (["audit", "--sample"], False),
-        (["train", "hybrid"], False),
+        (["train", "nonesuch"], False),
         (["audit", "MODEL"], True),
         (["audit", "M", "--data", "d", "--out", "r", "--seed", "x"], True),
     ]

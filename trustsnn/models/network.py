@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from trustsnn.encoders import Generator, encoder
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
+from trustsnn.models.branches import MERGES, Branches
+from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BiasAtLast, place_values
@@ -20,7 +23,17 @@ from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.neurons.normalised import can_normalise, normalised_fire
 from trustsnn.neurons.synapses import Synapses, average_pool
 
-Stage = tuple[str, nn.Module | Synapses]
+
+class Fork(NamedTuple):
+    """`Branches` as they run: the stages of each, and what merges them."""
+
+    branches: list[list[Stage]]
+    merge: Branches
+
+
+Runs = nn.Module | Synapses | Fork
+Stage = tuple[str, Runs]
+Look = Callable[[str, Runs, Tensor], None]  # a stage by its name, and what it gives [T * batch, ...]
 
 READOUTS = {
     "membrane": "mean over time of the last layer's current: a membrane that never fires",
@@ -37,8 +50,8 @@ class SpikingNetwork(nn.Module):
 
     `memory` bounds the activations of an evaluation, in bytes: a batch is cut into blocks that fit. No figure depends on it.
 
-    Layers are stateless modules (convolution, normalisation, pooling, linear) and `SpikingNeuron`s. What comes before
-    the first neuron is computed once when the input is a constant current.
+    Layers are stateless modules (convolution, normalisation, pooling, linear), `SpikingNeuron`s, and `Branches` of them. What
+    comes before the first neuron of a path is computed once when the input is a constant current.
 
     Args:
         layers: the layers in order; with the readout "spike-count" the last one is a `SpikingNeuron`.
@@ -68,7 +81,12 @@ class SpikingNetwork(nn.Module):
     def unroll(self, x: Tensor, generator: Generator = None) -> Trace:
         """Per-step logits, spike counts per layer and the readout's membrane for a batch."""
         counts: dict[str, Tensor] = {}
-        logits, membrane = self._run(x, generator, counts)
+
+        def count(name: str, stage: Runs, out: Tensor) -> None:
+            if isinstance(stage, SpikingNeuron):
+                counts[f"layers.{name}"] = out.detach().unflatten(0, (self.spec.steps, len(x))).sum(0)
+
+        logits, membrane = self._run(x, generator, count)
         if self.spec.readout == "membrane":
             membrane = logits.detach().cumsum(0)
         return Trace(logits, counts, membrane)
@@ -77,7 +95,7 @@ class SpikingNetwork(nn.Module):
     def fixed(self) -> Iterator[None]:
         """Inside, weights do not change and the model is in eval mode: normalisation is folded into the weights once."""
         before = self._fixed
-        self._fixed = before or self._fold()
+        self._fixed = before or self._prepared(self.layers, "", fold=True)
         try:
             yield
         finally:
@@ -87,9 +105,8 @@ class SpikingNetwork(nn.Module):
     def independent(self) -> bool:
         """Whether a sample's result is the same bits in whatever batch it comes: inside `fixed`, with the native kernels, for
         layers that are known to be so."""
-        known = (Synapses, SpikingNeuron, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
         plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in self.parameters())
-        return self._fixed is not None and plain and backend() == "native" and all(isinstance(f, known) for _, f in self._fixed)
+        return self._fixed is not None and plain and backend() == "native" and all(_independent(f) for _, f in self._fixed)
 
     @property
     def affordable(self) -> int:
@@ -100,75 +117,49 @@ class SpikingNetwork(nn.Module):
             sizes: list[int] = []
             with torch.no_grad():
                 weight = next(self.parameters())
-                self._run(
-                    weight.new_zeros((1, *self.spec.input_shape)), torch.Generator(weight.device).manual_seed(0), sizes=sizes
-                )
+                zero, draws = weight.new_zeros((1, *self.spec.input_shape)), torch.Generator(weight.device).manual_seed(0)
+                self._run(zero, draws, lambda name, stage, out: sizes.append(out.numel()))
             self._bytes = 4 * sum(sizes)  # a layer keeps its membranes; what passes through it takes as much again
         return max(1, self.memory // self._bytes)
 
-    def _fold(self) -> list[Stage]:
-        """The layers, each convolution or linear layer with the batch normalisation that follows it as one."""
-        stages: list[Stage] = []
-        children = list(self.layers.named_children())
-        while children:
-            name, layer = children.pop(0)
-            if not Synapses.can(layer):
-                stages.append((name, layer))
-                continue
-            norm = children[0][1] if children else None
-            folds = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None
-            if folds:
-                children.pop(0)
-            stages.append((name, self._synapses(layer, norm if folds else None, half=self.half_gradients)))  # type: ignore[arg-type]
-        return stages
-
     def stages(self) -> list[Stage]:
         """The layers as they run, by name; inside `fixed` with the normalisations folded in."""
-        if self._fixed is not None:
-            return self._fixed
-        children = self.layers.named_children()
-        return [(name, self._synapses(c, half=self.half_gradients) if Synapses.can(c) else c) for name, c in children]  # type: ignore[arg-type]
+        return self._fixed if self._fixed is not None else self._prepared(self.layers, "", fold=False)
 
-    def _run(
-        self, x: Tensor, generator: Generator, counts: dict[str, Tensor] | None = None, sizes: list[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _prepared(self, layers: nn.Sequential, prefix: str, fold: bool) -> list[Stage]:
+        """The stages of a sequence of layers; with `fold` each convolution or linear layer is one with the batch normalisation
+        that follows it."""
+        stages: list[Stage] = []
+        children = [(prefix + name, layer) for name, layer in layers.named_children()]
+        while children:
+            name, layer = children.pop(0)
+            if isinstance(layer, Branches):
+                forked = [self._prepared(branch, f"{name}.{key}.", fold) for key, branch in layer.named_children()]  # type: ignore[arg-type]
+                stages.append((name, Fork(forked, layer)))
+            elif Synapses.can(layer):
+                norm = children[0][1] if fold and children else None
+                folds = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None
+                if folds:
+                    children.pop(0)
+                stages.append((name, self._synapses(layer, norm if folds else None, half=self.half_gradients)))  # type: ignore[arg-type]
+            else:
+                stages.append((name, layer))
+        return stages
+
+    def _run(self, x: Tensor, generator: Generator, look: Look | None = None) -> tuple[Tensor, Tensor]:
+        """The logits of each step, and the membrane of a spiking readout if `look` is there, which sees what each stage gives."""
         spec = self.spec
         if tuple(x.shape[1:]) != spec.input_shape:
             raise ModelContractError(
                 f"Expected a batch of shape [B, {', '.join(map(str, spec.input_shape))}], got {list(x.shape)}."
             )
-        batch = len(x)
         h = encoder(spec.encoder).encode(x, spec.steps, generator)
-        steps = len(h)
-        h = h.flatten(0, 1)
-        membrane = h
-        spikes = False  # h comes out of a layer of neurons
-        stages = self.stages()
-        for place, (name, stage) in enumerate(stages):
-            if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
-                continue  # done with the neurons that follow
-            if not isinstance(stage, SpikingNeuron):
-                h = through(stage, h, spikes, batch)
-                spikes = False
-                if sizes is not None:
-                    sizes.append(h.numel())
-                continue
-            given, steps = steps, spec.steps
-            before = stages[place - 1][1] if place else None
-            if counts is not None and stage is self.layers[-1]:
-                fired, membrane = stage.unroll(h.unflatten(0, (given, batch)), steps)
-            elif before is not None and can_normalise(before, stage):
-                fired = normalised_fire(before, stage, h, steps, given).unflatten(0, (steps, batch))  # type: ignore[arg-type]
-            else:
-                fired = stage.fire(h.unflatten(0, (given, batch)), steps)
-            if counts is not None:
-                counts[f"layers.{name}"] = fired.detach().sum(0)
-            h, spikes = fired.flatten(0, 1), True
-            if sizes is not None:
-                sizes.append(h.numel())
-        if steps < spec.steps:
+        signal = Signal(h.flatten(0, 1), len(h))
+        run = _Pass(len(x), spec.steps, self.layers[-1], look, signal.h)
+        signal = run.through(self.stages(), signal)
+        if signal.steps < spec.steps:
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
-        return self.read(h.unflatten(0, (steps, batch))), membrane
+        return self.read(signal.h.unflatten(0, (spec.steps, len(x)))), run.membrane
 
     def read(self, h: Tensor) -> Tensor:
         """The logits of each step, whose mean are the network's, from what the last layer gives, both [T, B, K]."""
@@ -177,11 +168,81 @@ class SpikingNetwork(nn.Module):
         return h * (len(h) * place_values(len(h), h)).view(-1, 1, 1)
 
 
-def through(stage: nn.Module | Synapses, h: Tensor, spikes: bool, batch: int) -> Tensor:
+class Signal(NamedTuple):
+    """What runs between stages: `h` [steps * batch, ...], `steps` being 1 as long as it is the same at every step, and whether it
+    comes straight out of layers of neurons."""
+
+    h: Tensor
+    steps: int
+    spikes: bool = False
+
+
+@dataclass
+class _Pass:
+    """One forward pass through the stages of a network."""
+
+    batch: int
+    steps: int
+    last: nn.Module
+    look: Look | None
+    membrane: Tensor  # before the spikes of the last layer, if it has some and `look` is there
+
+    def through(self, stages: Sequence[Stage], signal: Signal) -> Signal:
+        for place, (name, stage) in enumerate(stages):
+            if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
+                continue  # done with the neurons that follow
+            if isinstance(stage, SpikingNeuron):
+                signal = self._fire(stage, stages[place - 1][1] if place else None, signal)
+            elif isinstance(stage, Fork):
+                signal = self._merge(stage, signal)
+            elif isinstance(stage, BatchNormThroughTime):
+                signal = Signal(stage(signal.h, signal.steps), self.steps)
+            else:
+                signal = Signal(through(stage, signal.h, signal.spikes, self.batch), signal.steps)
+            if self.look is not None:
+                self.look(name, stage, signal.h)
+        return signal
+
+    def _fire(self, neuron: SpikingNeuron, before: Runs | None, signal: Signal) -> Signal:
+        if before is not None and can_normalise(before, neuron):
+            fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
+            return Signal(fired, self.steps, True)
+        current = signal.h.unflatten(0, (signal.steps, self.batch))
+        if self.look is not None and neuron is self.last:
+            spikes, self.membrane = neuron.unroll(current, self.steps)
+        else:
+            spikes = neuron.fire(current, self.steps)
+        return Signal(spikes.flatten(0, 1), self.steps, True)
+
+    def _merge(self, fork: Fork, signal: Signal) -> Signal:
+        parts = [self.through(branch, signal) for branch in fork.branches]
+        steps = max(part.steps for part in parts)
+        # repeated and not expanded: the gradient then adds up step by step, whatever the batch
+        whole = [part.h if part.steps == steps else torch.cat([part.h] * steps) for part in parts]
+        spikes = MERGES[fork.merge.how].spikes and all(part.spikes for part in parts)
+        return Signal(fork.merge.merge(whole), steps, spikes)
+
+
+_KNOWN = (
+    Synapses, SpikingNeuron, BatchNormThroughTime, nn.AvgPool2d, nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout,
+    nn.Dropout2d,
+)  # fmt: skip
+
+
+def _independent(stage: Runs) -> bool:
+    """Whether a stage is known to treat each sample for itself, the native kernels given."""
+    if isinstance(stage, Fork):
+        return MERGES[stage.merge.how].together and all(_independent(s) for branch in stage.branches for _, s in branch)
+    return isinstance(stage, _KNOWN)
+
+
+def through(stage: Runs, h: Tensor, spikes: bool, batch: int) -> Tensor:
     """What a stage without memory makes of `h` [T * batch, ...], which comes straight out of a layer of neurons if `spikes`."""
     if isinstance(stage, Synapses):
         out = stage(h, spikes)
         return stage.add_bias(out, batch) if isinstance(stage, BiasAtLast) else out
     if isinstance(stage, nn.AvgPool2d):
         return average_pool(stage, h)
+    if isinstance(stage, Fork):
+        raise ModelContractError("Branches hold neurons and run in a whole SpikingNetwork alone.")
     return stage(h)  # type: ignore[no-any-return]

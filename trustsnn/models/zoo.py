@@ -1,4 +1,4 @@
-"""The bundled architectures: mlp, conv, vgg9, vgg11, each for images or event frames."""
+"""The bundled architectures by name, each for images or event frames."""
 
 from __future__ import annotations
 
@@ -12,70 +12,28 @@ from torch import nn
 
 from trustsnn.encoders import encoder as find_encoder
 from trustsnn.errors import ConfigError
+from trustsnn.models import ms_resnet, plain, sew_resnet, spike_driven, spikformer
 from trustsnn.models.catalogue import MODELS
 from trustsnn.models.network import SpikingNetwork
+from trustsnn.models.norms import NORMS
+from trustsnn.models.parts import Family, Parts
 from trustsnn.models.spec import Domain, ModelSpec
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
 from trustsnn.neurons.bitserial import BitSerial
+from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.qcfs import QCFS
+from trustsnn.neurons.relu import ReLU
 
 NEURONS = {
     "lif": "leaky integrate-and-fire",
     "qcfs": "no spikes: the quantised activation of an ANN that is to be converted, T = 1",
     "bit-serial": "T spikes are the T bits of an activation",
+    "relu": "no spikes: the activation of an ANN that is to be converted by calibration, T = 1",
+    "calibrated": "leaky integrate-and-fire after such a conversion",
 }
-_LATER = {"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0}
-
-Neuron = Callable[[], SpikingNeuron]
-
-# numbers are convolutions with that many channels, "P" is average pooling by 2
-_VGG = {
-    "vgg9": ((64, 64, "P", 128, 128, "P", 256, 256, 256, "P"), (1024,)),
-    "vgg11": ((64, "P", 128, "P", 256, 256, "P", 512, 512, "P", 512, 512, "P"), (512, 512)),
-    "conv": ((32, "P", 64, "P"), (128,)),
-}
-
-
-def _mlp(shape: tuple[int, ...], neuron: Neuron, norm: bool, width: float) -> tuple[list[nn.Module], int]:
-    features = 1
-    for size in shape:
-        features *= size
-    layers: list[nn.Module] = [nn.Flatten()]
-    for _ in range(2):
-        features = _dense(layers, features, max(1, round(256 * width)), neuron, norm)
-    return layers, features
-
-
-def _dense(layers: list[nn.Module], inputs: int, outputs: int, neuron: Neuron, norm: bool) -> int:
-    layers.append(nn.Linear(inputs, outputs, bias=not norm))
-    if norm:
-        layers.append(nn.BatchNorm1d(outputs))
-    layers.append(neuron())
-    return outputs
-
-
-def _convolutional(
-    plan: Sequence[int | str], hidden: Sequence[int], shape: tuple[int, ...], neuron: Neuron, norm: bool, width: float
-) -> tuple[list[nn.Module], int]:
-    channels, height, breadth = shape
-    layers: list[nn.Module] = []
-    for entry in plan:
-        if isinstance(entry, str):
-            if min(height, breadth) >= 2:
-                layers.append(nn.AvgPool2d(2))
-                height, breadth = height // 2, breadth // 2
-            continue
-        outputs = max(1, round(entry * width))
-        layers.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=not norm))
-        if norm:
-            layers.append(nn.BatchNorm2d(outputs))
-        layers.append(neuron())
-        channels = outputs
-    layers.append(nn.Flatten())
-    features = channels * height * breadth
-    for size in hidden:
-        features = _dense(layers, features, max(1, round(size * width)), neuron, norm)
-    return layers, features
+_STILL = ("qcfs", "relu")  # have one step
+FAMILIES = (plain.FAMILY, sew_resnet.FAMILY, ms_resnet.FAMILY, *spikformer.FAMILIES, spike_driven.FAMILY)
+_LATER = {"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0, "merge": None, "heads": None, "potentials": None}
 
 
 def build(
@@ -100,7 +58,10 @@ def build(
     initial: float = 0.0,
     levels: int = 15,
     sparsity: float = 0.0,
+    potentials: Sequence[Sequence[int]] | None = None,
     max_count: int | None = None,
+    merge: str | None = None,
+    heads: int | None = None,
     seed: int = 0,
 ) -> SpikingNetwork:
     """A bundled network with fresh weights, the same for the same arguments.
@@ -109,23 +70,26 @@ def build(
         name: one of `MODELS`.
         input_shape: (C, H, W) for images, (T, 2, H, W) for event frames.
         encoder: "direct" for images and "frames" for events unless given.
-        norm: "batch" (over batch, time and space: tdBN without its threshold scale) or "none".
-        channels: multiplies the number of channels and hidden units.
-        neuron: one of `NEURONS`. "qcfs" has one step whatever `steps` says; "bit-serial" has no normalisation, and the readout
-            "bits". Both take images with the encoder "direct".
+        norm: one of `NORMS`.
+        channels: multiplies the number of channels and hidden units; that of a token's channels goes in multiples of 32.
+        neuron: one of `NEURONS`. "qcfs" and "relu" have one step whatever `steps` says; "bit-serial" has no normalisation, and
+            the readout "bits". All but "lif" take images with the encoder "direct", and architectures without branches.
         leak, threshold, reset, detach_reset, initial: see `Dynamics`; the threshold is 1, with "qcfs" 8 at the start, unless
             given. `surrogate`, `width`: see `Surrogate`.
         learn: makes leak and threshold parameters of each layer.
         levels, sparsity: see `QCFS`.
+        potentials: of each layer of "calibrated" neurons the shape of its initial potentials; None where they have none.
+        merge: of a SEW-ResNet: "add" unless given, "and" or "iand".
+        heads: of the attention of a Spikformer or Spikingformer; one for 32 channels unless given.
     """
     threshold = threshold if threshold is not None else 8.0 if neuron == "qcfs" else 1.0
-    steps = 1 if neuron == "qcfs" else steps
+    steps = 1 if neuron in _STILL else steps
     readout = "bits" if neuron == "bit-serial" else readout
     arguments = stated({key: value for key, value in locals().items() if key != "name"})
     if name not in MODELS:
         raise ConfigError(f"Unknown model {name!r}. Known: {', '.join(MODELS)}.")
-    if norm not in ("batch", "none"):
-        raise ConfigError(f"Expected norm 'batch' or 'none', got {norm!r}.")
+    if norm not in NORMS:
+        raise ConfigError(f"Expected norm 'td', 'bntt', 'batch' or 'none', got {norm!r}.")
     if not (math.isfinite(channels) and 0 < channels <= 64):
         raise ConfigError(f"Expected channels, a factor, above 0 and up to 64, got {channels}.")
     if type(seed) is not int or not 0 <= seed < 2**63:
@@ -134,29 +98,45 @@ def build(
     if (encoder == "frames") == (domain == "image"):
         raise ConfigError(f"The encoder {encoder!r} does not fit the domain {domain!r}: events take 'frames', images any other.")
     _check_neuron(neuron, encoder, readout, norm)
+    family = _family(name, {"neuron": None if neuron == "lif" else neuron, "merge": merge, "heads": heads})
     rank = 3 if domain == "image" else 4
     if len(input_shape) != rank:
         raise ConfigError(f"Expected an input shape of {rank} sizes for the domain {domain!r}, got {tuple(input_shape)}.")
     arguments.update(encoder=encoder, input_shape=list(input_shape))
     frame = tuple(input_shape[-3:])
     dynamics = Dynamics(leak, threshold, reset, detach_reset, initial=initial)  # type: ignore[arg-type]
-    make: dict[str, Neuron] = {
-        "lif": lambda: SpikingNeuron(dynamics, Surrogate(surrogate, width), learn=learn),
+    how = Surrogate(surrogate, width)
+    shapes = iter(potentials or ())
+    make: dict[str, Callable[[], SpikingNeuron]] = {
+        "lif": lambda: SpikingNeuron(dynamics, how, learn=learn),
         "qcfs": lambda: QCFS(levels, threshold, sparsity),
-        "bit-serial": lambda: BitSerial(steps, Surrogate(surrogate, width)),
+        "bit-serial": lambda: BitSerial(steps, how),
+        "relu": ReLU,
+        "calibrated": lambda: Calibrated(dynamics, how, learn=learn, shape=next(shapes, None)),
     }
+    parts = Parts(
+        neuron=make[neuron], dynamics=dynamics, surrogate=how, learn=learn, norm=norm, steps=steps, channels=channels,
+        merge=merge, heads=heads,
+    )  # fmt: skip
 
     spec = ModelSpec(domain, tuple(input_shape), classes, steps, encoder, readout, find_encoder(encoder).stochastic, max_count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "mlp":
-            layers, features = _mlp(frame, make[neuron], norm == "batch", channels)
-        else:
-            layers, features = _convolutional(*_VGG[name], frame, make[neuron], norm == "batch", channels)
+        layers, features = family.layers(family.plans[name], parts, frame)
         layers.append(nn.Linear(features, classes))
         if readout == "spike-count":
             layers.append(make[neuron]())
         return SpikingNetwork(nn.Sequential(*layers), spec, {"name": name, "arguments": arguments})
+
+
+def _family(name: str, options: dict[str, Any]) -> Family:
+    """The family of an architecture, which must have every option that is given."""
+    family = next(family for family in FAMILIES if name in family.plans)
+    for option, value in options.items():
+        if value is not None and option not in family.options:
+            others = [other for each in FAMILIES if option in each.options for other in each.plans]
+            raise ConfigError(f"The model {name!r} does not take {option} = {value!r}. Models that do: {', '.join(others)}.")
+    return family
 
 
 def stated(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +150,7 @@ def _check_neuron(neuron: str, encoder: str, readout: str, norm: str) -> None:
         raise ConfigError(f"Unknown neuron {neuron!r}. Known: {', '.join(NEURONS)}.")
     if neuron != "lif" and encoder != "direct":
         raise ConfigError(f"The neuron {neuron!r} takes images with the encoder 'direct', got the encoder {encoder!r}.")
-    if (neuron == "bit-serial") != (readout == "bits") or (neuron == "qcfs" and readout != "membrane"):
+    if (neuron == "bit-serial") != (readout == "bits") or (neuron in _STILL and readout != "membrane"):
         raise ConfigError(f"The neuron {neuron!r} does not have the readout {readout!r}.")
     if neuron == "bit-serial" and norm != "none":
         raise ConfigError(f"The neuron 'bit-serial' takes norm 'none', got {norm!r}: fold the normalisation into the weights.")

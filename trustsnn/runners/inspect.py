@@ -3,22 +3,82 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor, nn
+
+from trustsnn.blocks import frozen, is_stochastic, observe
 from trustsnn.checkpoint import model_hash
+from trustsnn.data.split import stratified
+from trustsnn.errors import ConfigError
+from trustsnn.models import SpikingNetwork
+from trustsnn.models.branches import Branches
+from trustsnn.models.flow import Flow, Kind, fires, inputs_of, observed_inputs
 from trustsnn.neurons import SpikingNeuron
-from trustsnn.runners.resolve import resolve_model
+from trustsnn.rng import Draws
+from trustsnn.runners.resolve import first_batch, fit, resolve_data, resolve_model
+from trustsnn.statistics import wilson_of_mean
+
+SAMPLES = 100
 
 
-def describe_model(model: str, weights: Path | None = None) -> list[str]:
-    """Specification, hash, and every layer with its parameters."""
+def describe_model(model: Any, weights: Path | None = None, data: Any = None, samples: int = SAMPLES) -> list[str]:
+    """Specification, hash, every layer with its parameters, and which layers are fed with something other than spikes. With
+    `data` (as for an audit) also the share of neurons of each layer that spike at a step, over up to `samples` of its
+    samples."""
+    if samples < 1:
+        raise ConfigError(f"Expected at least 1 sample, got {samples}.")
     network = resolve_model(model, weights)
+    x = ids = None
+    if data is not None:
+        found = resolve_data(data, network.spec)  # type: ignore[arg-type]
+        fit(network, found)
+        chosen = stratified(found, "test", samples) if samples < len(found) else found
+        x, ids = first_batch(chosen, samples), tuple(chosen.ids)
     lines = [f"{key}: {value}" for key, value in network.spec.to_dict().items()]  # type: ignore[union-attr, operator]
     lines.append(f"hash: {model_hash(network)}")
     total = sum(parameter.numel() for parameter in network.parameters())
     neurons = sum(isinstance(module, SpikingNeuron) for module in network.modules())
     lines.append(f"parameters: {total:,} in all; spiking layers: {neurons}")
+    rates = _rates(network, x, ids) if x is not None and ids is not None else {}
     for name, module in network.named_modules():
-        if not list(module.children()):
+        if isinstance(module, Branches):
+            lines.append(f"  {name}: Branches({module.extra_repr()})")
+        elif not list(module.children()):
             count = sum(parameter.numel() for parameter in module.parameters())
-            lines.append(f"  {name}: {module}{f', {count:,} parameters' if count else ''}")
-    return lines
+            own = f", {count:,} parameters" if count else ""
+            lines.append(f"  {name}: {module}{own}{rates.get(name, '')}")
+    return lines + _spike_only(network, x)
+
+
+def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str]:
+    """The spike rate of each layer, in words, by the layer's name."""
+    draws = Draws(0, "inspect", ids) if is_stochastic(network) else None
+    with frozen(network):
+        seen = observe(network, x, draws).spikes
+    words = {}
+    for name, (fired, places) in seen.items():
+        if not fires(network.get_submodule(name)):  # type: ignore[arg-type]
+            continue
+        low, high = wilson_of_mean(fired / places, len(x))
+        words[name] = f", spike rate {fired / places:.4f} of {len(x)} samples (95 % interval {low:.4f} to {high:.4f})"
+    return words
+
+
+def _spike_only(network: nn.Module, x: Tensor | None) -> list[str]:
+    """Whether every layer with weights is fed with spikes, and each one that is not."""
+    if isinstance(network, SpikingNetwork):
+        found, basis = inputs_of(network), "by its structure"
+    elif x is None:
+        return ["spike-only: not known; what flows in a wrapped module shows on data (--data)"]
+    else:
+        with frozen(network):
+            found, basis = observed_inputs(network, x), f"by what its modules get on {len(x)} samples"
+    other = _named(found, "real", "sums")
+    lines = [f"spike-only, {basis}: {'no' if other else 'yes'}", *other]
+    lines += [f"{line}: the encoder's layer" for line in _named(found, "encoder")]
+    return lines + [f"{line}: each spike adds a fixed share of a weight" for line in _named(found, "averages")]
+
+
+def _named(found: dict[str, Flow], *kinds: Kind) -> list[str]:
+    return [f"  input of {name}: {flow.what}" for name, flow in found.items() if flow.kind in kinds]

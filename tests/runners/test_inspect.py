@@ -1,0 +1,104 @@
+"""What `trustsnn inspect` says of a model: its layers, their spike rates, and which are fed with more than spikes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import trustsnn
+from trustsnn.errors import ConfigError
+from trustsnn.models import build
+from trustsnn.models.branches import Branches
+from trustsnn.runners.inspect import describe_model
+
+
+def said(model, **options):
+    """The verdict on spikes, and each layer that is named below it with what it takes."""
+    lines = describe_model(model, **options)
+    start = next(i for i, line in enumerate(lines) if line.startswith("spike-only"))
+    return lines[start], dict(line.removeprefix("  input of ").split(": ", 1) for line in lines[start + 1 :])
+
+
+def small(name, **options):
+    return build(name, **{"input_shape": (1, 8, 8), "classes": 10, "channels": 0.25, **options}).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "only", "named"),
+    [
+        ("sew-resnet-small", {"merge": "add"}, False, {"layers.4.0.0": "sums of spikes (layers.3, add)"}),
+        ("sew-resnet-small", {"merge": "and"}, True, {"layers.8": "averages of spikes"}),
+        ("sew-resnet-small", {"merge": "iand"}, True, {}),
+        ("ms-resnet-small", {}, False, {"layers.3.1.0": "currents (layers.2, add)"}),
+        ("spikformer-small", {}, False, {"layers.15.0.0": "products of attention", "layers.16.0.0": "sums of spikes"}),
+        ("spikingformer-small", {}, False, {"layers.16.0.1": "products of attention", "layers.20": "what AvgPool2d gives"}),
+        ("sdt-small", {}, True, {"layers.19": "averages of spikes"}),
+        ("conv", {}, True, {"layers.4": "averages of spikes (layers.3)"}),
+        ("conv", {"neuron": "qcfs"}, False, {"layers.12": "activations of layers.11 (QCFS)"}),
+        ("mlp", {"encoder": "poisson"}, True, {}),
+    ],
+)
+def test_layers_that_take_more_than_spikes_are_named(name, options, only, named):
+    verdict, layers = said(small(name, **options))
+    assert verdict == f"spike-only, by its structure: {'yes' if only else 'no'}"
+    assert all(layers[layer].startswith(what) for layer, what in named.items())
+    if options.get("encoder") == "poisson":
+        assert layers == {}
+    else:
+        first = next(name for name in layers if "encoder's layer" in layers[name])
+        assert first in ("layers.0", "layers.1")
+    if only:
+        assert all("share of a weight" in what or "encoder's layer" in what for what in layers.values())
+
+
+def test_a_planted_residual_sum_is_found():
+    model = small("conv", norm="none")
+    assert said(model)[0].endswith("yes")
+    layers = list(model.layers.children())
+    planted = Branches([nn.Conv2d(8, 8, 1)], [])
+    model.layers = nn.Sequential(*layers[:2], planted, *layers[2:])
+    verdict, named = said(model)
+    assert named["layers.4"].startswith("what AvgPool2d gives (layers.3)")
+    assert verdict.endswith("no")
+
+
+class Foreign(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.gelu, self.hidden, self.last = nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10), nn.Linear(10, 10)
+
+    def forward(self, x):
+        return self.last((self.hidden(self.gelu(self.first(x.flatten(1)))) > 0).float())
+
+
+def test_a_wrapped_module_is_judged_by_what_flows():
+    model = trustsnn.wrap(Foreign(), time_steps=1)
+    assert said(model)[0].startswith("spike-only: not known")
+    verdict, layers = said(model, data="digits", samples=12)
+    assert verdict == "spike-only, by what its modules get on 12 samples: no"
+    assert layers == {
+        "module.gelu": "an activation, GELU",
+        "module.hidden": "values other than 0 and 1",
+        "module.first": "the input itself: the encoder's layer",
+    }
+    assert not model.module.last._forward_pre_hooks
+
+
+def test_spike_rates_are_those_of_the_trace(digits_model, digits_test):
+    lines = describe_model(digits_model, data=digits_test, samples=40)
+    x = torch.from_numpy(digits_test.batch(range(len(digits_test)))[0])
+    rates = [line for line in lines if "spike rate" in line]
+    assert len(rates) == 3
+    whole = describe_model(digits_model, data=digits_test, samples=len(digits_test))
+    for name, counts in digits_model.unroll(x).spike_counts.items():
+        (line,) = (line for line in whole if line.startswith(f"  {name}: "))
+        assert float(line.split("spike rate ")[1].split()[0]) == pytest.approx(float(counts.mean()) / 4, abs=2e-4)
+        assert f"of {len(x)} samples (95 % interval" in line
+    assert all("of 40 samples" in line for line in rates)
+    assert describe_model(digits_model)[0] == "domain: image"
+
+
+def test_no_samples_are_refused(digits_model):
+    with pytest.raises(ConfigError, match="at least 1 sample, got 0"):
+        describe_model(digits_model, data="digits", samples=0)

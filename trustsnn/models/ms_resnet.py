@@ -1,0 +1,52 @@
+"""MS-ResNet (Hu 2021, arXiv 2112.08954): neurons before each convolution, and a shortcut from current to current."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from trustsnn.models.branches import Branches
+from trustsnn.models.parts import LARGE, Family, Layers, Parts, Shape, halved, pooled
+
+
+class Plan(NamedTuple):
+    """Blocks and channels of each stage; each halves the size, but for small inputs the first."""
+
+    blocks: tuple[int, ...]
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+
+
+PLANS = {
+    "ms-resnet18": Plan((2, 2, 2, 2)),
+    "ms-resnet34": Plan((3, 4, 6, 3)),
+    "ms-resnet-small": Plan((1, 1, 1), (32, 64, 128)),
+}
+
+
+def _layers(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:
+    channels, size = parts.width(plan.channels[0]), (shape[1], shape[2])
+    large = min(size) >= LARGE
+    layers = parts.convolution(shape[0], channels, 7 if large else 3, 2 if large else 1)
+    size = halved(size) if large else size
+    for stage, (blocks, width) in enumerate(zip(plan.blocks, map(parts.width, plan.channels), strict=True)):
+        for block in range(blocks):
+            stride = 2 if (stage or large) and not block else 1
+            layers.append(_block(parts, channels, width, stride))
+            channels, size = width, halved(size) if stride == 2 else size
+    head, features = pooled(channels, size)
+    return [*layers, parts.neuron(), *head], features
+
+
+def _block(parts: Parts, inputs: int, outputs: int, stride: int) -> Branches:
+    """(LIF, convolution, normalisation) twice. The last weight starts at 0, as in the authors' code; with tdBN at what Zheng 2021
+    has for residual branches."""
+    branch = [parts.neuron(), *parts.convolution(inputs, outputs, 3, stride)]
+    branch += [parts.neuron(), *parts.convolution(outputs, outputs, residual=True)]
+    if parts.norm == "batch":
+        nn.init.zeros_(branch[-1].weight)  # type: ignore[arg-type]
+    shortcut = parts.convolution(inputs, outputs, 1, stride, residual=True) if stride > 1 or inputs != outputs else []
+    return Branches(branch, shortcut, merge="add")
+
+
+FAMILY = Family(PLANS, _layers)
