@@ -54,7 +54,7 @@ class AnnTwin(nn.Module):
         self._frames = model.spec.encoder == "frames"
         shape = model.spec.input_shape[1:] if self._frames else model.spec.input_shape
         spec = replace(self.spec, domain="image", input_shape=shape, steps=1, encoder="direct", max_count=None)
-        self.network = SpikingNetwork(layers, spec, {"name": "ann-twin"})
+        self.network = type(model)(layers, spec, {"name": "ann-twin"})
         self.network.memory = model.memory
         self.eval()
 

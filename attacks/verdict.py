@@ -124,8 +124,10 @@ def masked(left: NDArray[np.bool_]) -> list[dict[str, Any]]:
 
 def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict[str, Any]]:
     """Finding where an attack without the model's gradients broke samples that every attack with them left standing: more
-    than a point of all `count` samples. `kind` is "black-box" or "transfer"; it `tried` the survivors and broke some."""
-    if count == 0 or broken / count <= BLACK_BOX_LIMIT:
+    than a point of all `count` samples (binomial test at level 0.01). `kind` is "black-box" or "transfer"; it `tried` the survivors
+    and broke some."""
+    p_value = float(binomtest(broken, count, BLACK_BOX_LIMIT, alternative="greater").pvalue) if count else 1.0
+    if p_value >= LEVEL:
         return []
     how = "from the model's outputs alone" if kind == "black-box" else "by way of its ANN twin"
     return [
@@ -133,7 +135,7 @@ def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict
             f"{kind}-beats-white-box",
             f"An attack {how} broke {broken} of the {tried} samples that all attacks through the model's gradients had left "
             "standing. Those gradients mislead.",
-            {"tried": tried, "broken": broken, "count": count, "share": broken / count},
+            {"tried": tried, "broken": broken, "count": count, "share": broken / count, "p_value": p_value},
             BLACK_BOX_LIMIT,
             "Athalye 2018, section 3.1; Carlini 2019; threshold: one point",
         )

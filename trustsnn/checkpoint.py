@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from trustsnn.canonical import canonical_json, sha256_of
 from trustsnn.errors import ConfigError, ModelContractError, UnsafeArtifactError
 from trustsnn.files import write_atomically, write_text
+from trustsnn.models.catalogue import BUILDERS, MODELS
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.zoo import rebuild
 from trustsnn.neurons import SpikingNeuron
@@ -70,17 +71,19 @@ def _logits_digest(model: nn.Module, probe: Tensor | None) -> str | None:
     return hashlib.sha256(one).hexdigest() if one == two else None
 
 
-def save(model: SpikingNetwork, folder: Path | str, *, training: dict[str, Any] | None = None) -> Path:
+def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | None = None) -> Path:
     """Write a bundled model as a checkpoint folder; `training` (plain values) says how it came about.
 
     Each file is written to a temporary one, synced and renamed, the manifest last.
     """
-    if not isinstance(model, SpikingNetwork):
+    architecture: Any = getattr(model, "architecture", None)
+    if not isinstance(architecture, dict) or architecture.get("name") not in {*MODELS, *BUILDERS}:
         raise ConfigError(f"Expected a bundled trustsnn model, got {type(model).__name__}: save your own module's weights.")
+    spec: Any = model.spec
     folder = Path(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = safetensors.torch.save(state)
-    config = {"format": FORMAT, "architecture": model.architecture, "spec": model.spec.to_dict(), "training": training}
+    config = {"format": FORMAT, "architecture": architecture, "spec": spec.to_dict(), "training": training}
     text = json.dumps(config, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_atomically(folder / _WEIGHTS, lambda path: path.write_bytes(weights))
     write_text(folder / _CONFIG, text)
@@ -89,7 +92,7 @@ def save(model: SpikingNetwork, folder: Path | str, *, training: dict[str, Any] 
     return folder
 
 
-def load(folder: Path | str) -> SpikingNetwork:
+def load(folder: Path | str) -> nn.Module:
     """The model of a checkpoint folder, in eval mode.
 
     Raises:

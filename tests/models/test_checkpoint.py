@@ -14,6 +14,8 @@ from trustsnn.canonical import canonical_json, sha256_of
 from trustsnn.checkpoint import FORMAT, model_hash
 from trustsnn.errors import ConfigError, RunError, UnsafeArtifactError
 from trustsnn.models import build
+from trustsnn.models.onestep import build_onestep
+from trustsnn.temporal import S4NN, AlphaNetwork
 
 FILES = ("model.safetensors", "config.json", "manifest.json")
 
@@ -46,6 +48,39 @@ def test_round_trip(model, folder):
     assert again.spec == model.spec
     assert not again.training
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("kind", ["onestep", "s4nn", "alpha"])
+def test_a_network_with_a_builder_of_its_own_comes_back(kind, tmp_path):
+    made = {
+        "onestep": lambda: build_onestep(input_shape=(1, 8, 8), classes=10, channels=0.1),
+        "s4nn": lambda: S4NN((1, 8, 8), hidden=12, last=16, spread=(20.0, 20.0), seed=3),
+        "alpha": lambda: AlphaNetwork((1, 8, 8), hidden=12, seed=3),
+    }
+    model = made[kind]().eval()
+    again = trustsnn.load(trustsnn.save(model, tmp_path / "model"))
+    assert type(again) is type(model)
+    x = torch.rand(4, 1, 8, 8)
+    assert torch.equal(again(x), model(x))
+    assert model_hash(again) == model_hash(model)
+
+
+@pytest.mark.parametrize("name", ["none", [], {"a": 1}, "os:system"])
+def test_an_unknown_architecture_is_refused(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"]["name"] = name
+    resign(folder, config=json.dumps(config).encode())
+    with pytest.raises(UnsafeArtifactError, match=r"config\.json"):
+        trustsnn.load(folder)
+
+
+def test_a_checkpoint_that_asks_for_too_much_memory_is_refused(tmp_path):
+    folder = trustsnn.save(S4NN((1, 8, 8), hidden=12, last=16), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"]["arguments"]["hidden"] = 10**11
+    resign(folder, config=json.dumps(config).encode())
+    with pytest.raises(UnsafeArtifactError, match="does not fit"):
+        trustsnn.load(folder)
 
 
 def test_the_hash_sees_weights_and_architecture(model):

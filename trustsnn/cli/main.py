@@ -17,6 +17,7 @@ import trustsnn
 from trustsnn.cli.audit import audit
 from trustsnn.cli.convert import convert
 from trustsnn.cli.language import generate, spikegpt
+from trustsnn.cli.recipes import onestep, s4nn
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
@@ -32,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-train_app.command("spikegpt")(spikegpt)
+for recipe in (onestep, s4nn, spikegpt):
+    train_app.command(recipe.__name__)(recipe)
 app.add_typer(train_app, name="train")
 app.command()(convert)
 app.command()(generate)

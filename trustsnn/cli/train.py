@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trustsnn.data import Dataset
     from trustsnn.models import SpikingNetwork
 
@@ -63,6 +65,8 @@ def bptt(
     surrogate: SurrogateOption = "triangular",
     width: WidthOption = 1.0,
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
+    sparsity: Annotated[float | None, typer.Option(help="Share of the synapses that is to be gone; none by default.")] = None,
+    sparse: Annotated[str, typer.Option(help="How they go: gradr, magnitude or random.")] = "gradr",
     channels: ChannelsOption = 1.0,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -72,7 +76,7 @@ def bptt(
 ) -> None:
     """Backpropagation through time with a surrogate gradient. The same command goes on where a killed run stopped."""
     _train(
-        "bptt", model, data, out or _folder("bptt", model, data, f"T{steps}"),
+        "bptt", model, data, out or folder("bptt", model, data, f"T{steps}"),
         {
             "steps": steps, "encoder": encoder, "readout": readout, "leak": leak, "threshold": threshold, "reset": reset,
             "detach_reset": detach_reset, "surrogate": surrogate, "width": width, "learn": learn, "channels": channels,
@@ -81,7 +85,7 @@ def bptt(
             "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
             "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
         },
-        seed, threads, data_root, download, quiet,
+        seed, threads, data_root, download, quiet, None if sparsity is None else {"sparsity": sparsity, "how": sparse},
     )  # fmt: skip
 
 
@@ -109,7 +113,7 @@ def qcfs(
 ) -> None:
     """An ANN with quantised activations, for `trustsnn convert`. The same command goes on where a killed run stopped."""
     _train(
-        "qcfs", model, data, out or _folder("qcfs", model, data, f"L{levels}"),
+        "qcfs", model, data, out or folder("qcfs", model, data, f"L{levels}"),
         {"neuron": "qcfs", "levels": levels, "threshold": threshold, "sparsity": bit_l1, "channels": channels},
         {
             "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
@@ -141,7 +145,7 @@ def ann(
     """An ANN with ReLU, for `trustsnn convert` by calibration and `trustsnn train hybrid`. The same command goes on where a killed run
     stopped."""
     _train(
-        "ann", model, data, out or _folder("ann", model, data),
+        "ann", model, data, out or folder("ann", model, data),
         {"neuron": "relu", "channels": channels},
         {
             "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
@@ -178,7 +182,7 @@ def hybrid(
     quiet: QuietOption = False,
 ) -> None:
     """Convert a ReLU network and train it on through time, for few steps. The same command goes on where a killed run stopped."""
-    _prepare(threads)
+    prepare(threads)
     from contextlib import nullcontext
 
     import trustsnn
@@ -201,14 +205,15 @@ def hybrid(
         "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
     }  # fmt: skip
     with STDB().applied(network) if stdb else nullcontext():
-        _fit("hybrid", network, sets, out, settings, seed, quiet, start)
+        fit("hybrid", network, sets, out, settings, seed, quiet, start)
 
 
-def _folder(recipe: str, model: str, data: str, kind: str = "") -> Path:
-    return Path("models") / "-".join(filter(None, (recipe, model, data.replace("/", "-").replace(":", "-"), kind)))
+def folder(*parts: str) -> Path:
+    """The checkpoint folder of a recipe by default, from its name and what it trains on what."""
+    return Path("models") / "-".join(part.replace("/", "-").replace(":", "-") for part in parts)
 
 
-def _prepare(threads: int | None) -> None:
+def prepare(threads: int | None) -> None:
     """Settings of the process, before torch is imported and after."""
     from trustsnn.process import keep_freed_memory, sleep_while_waiting
 
@@ -232,11 +237,10 @@ def splits(data: str, root: Path | None, download: bool, frames: int = 1) -> dic
 
 def _train(
     recipe: str, model: str, data: str, out: Path, network_arguments: dict[str, Any], settings: dict[str, Any],
-    seed: int, threads: int | None, data_root: Path | None, download: bool, quiet: bool,
+    seed: int, threads: int | None, data_root: Path | None, download: bool, quiet: bool, sparse: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Build a network, train it on the training split, save it, and say its accuracy on the test split."""
-    _prepare(threads)
-    from trustsnn.errors import ConfigError
+    """Build a network and `fit` it."""
+    prepare(threads)
     from trustsnn.models import build
 
     sets = splits(data, data_root, download, network_arguments.get("steps", 1))
@@ -245,33 +249,56 @@ def _train(
         model, input_shape=train_set.sample_shape, classes=len(train_set.classes), domain=train_set.domain,
         max_count=train_set.max_count, seed=seed, **network_arguments,
     )  # fmt: skip
+    fit(recipe, network, sets, out, settings, seed, quiet, sparse=sparse)
+
+
+def fit(
+    recipe: str, network: SpikingNetwork, sets: dict[str, Dataset], out: Path, settings: dict[str, Any], seed: int, quiet: bool,
+    start: dict[str, Any] | None = None, sparse: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Train a network on the training split, save it, and say its accuracy on the test split; `sparse` is for `train_sparse`."""
+    import trustsnn
+    from trustsnn.errors import ConfigError
+    from trustsnn.runners.progress import TrainingReporter
+    from trustsnn.training import TrainConfig, train
+    from trustsnn.training.compress import train_sparse
+
     if settings["epochs"] is None:
         if settings["batch_size"] < 1:
             raise ConfigError(f"Expected a batch size of at least 2, got {settings['batch_size']}.")
-        settings["epochs"] = min(30, max(4, round(2000 / max(1, len(train_set) // settings["batch_size"]))))
-    _fit(recipe, network, sets, out, settings, seed, quiet)
-
-
-def _fit(
-    recipe: str, network: SpikingNetwork, sets: dict[str, Dataset], out: Path, settings: dict[str, Any], seed: int, quiet: bool,
-    start: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
-    import trustsnn
-    from trustsnn.runners.progress import TrainingReporter
-    from trustsnn.training import TrainConfig, accuracy, train
-
+        settings["epochs"] = min(30, max(4, round(2000 / max(1, len(sets["train"]) // settings["batch_size"]))))
     config = TrainConfig(**settings, seed=seed)
     begun = time.perf_counter()
     with TrainingReporter(quiet) as reporter:
-        log = train(
-            network, sets["train"], config, test=sets["test"], folder=out / "training", start=start,
+        log = (train_sparse if sparse else train)(
+            network, sets["train"], config, test=sets["test"], folder=out / "training", start=start, **(sparse or {}),
             on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, config.epochs),
         )  # fmt: skip
     said = {"recipe": recipe, "data": sets["train"].sha256, "epochs": len(log), "seed": seed, **(start or {})}
+    if sparse:
+        said["sparse"] = sparse
     trustsnn.save(network, out, training=said)
-    figure = accuracy(network, sets["test"], seed=seed)
+    conclude(network, sets["test"], out, seed, begun)
+    if sparse:
+        _say_synapses(network)
+
+
+def conclude(network: nn.Module, test: Dataset, out: Path, seed: int, begun: float) -> None:
+    """Say the accuracy of a saved network on the test split, and the seconds since `begun`."""
+    from trustsnn.training import accuracy
+
+    figure = accuracy(network, test, seed=seed)
     typer.echo(
         f"{out}: {figure['value']:.2%} of {figure['count']} test samples correct "
         f"(95 % interval {figure['low']:.2%} to {figure['high']:.2%}), {time.perf_counter() - begun:.0f} s"
     )
+
+
+def _say_synapses(network: SpikingNetwork) -> None:
+    from trustsnn.training import count_synapses
+
+    counts = count_synapses(network)
+    every, active = sum(row.synapses for row in counts), sum(row.active for row in counts)
+    layers = ", ".join(f"{row.layer} {row.active:,} of {row.synapses:,}" for row in counts)
+    typer.echo(f"{1 - active / every:.2%} of {every:,} synapses are gone. Left: {layers}")

@@ -24,3 +24,11 @@ MODELS = {
     "sdt-2-512": "the same with 2 blocks, 512 channels",
     "sdt-small": "the same with 1 block, 128 channels",
 }
+
+BUILDERS = {
+    "onestep": "trustsnn.models.onestep:build_onestep",
+    "onestep-rnn": "trustsnn.models.onestep:build_onestep",
+    "s4nn": "trustsnn.temporal.s4nn:S4NN",
+    "alpha": "trustsnn.temporal.alpha:AlphaNetwork",
+}
+"""Architectures that `trustsnn.models.build` does not make, with arguments of their own, and what makes them."""

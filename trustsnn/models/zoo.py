@@ -13,7 +13,7 @@ from torch import nn
 from trustsnn.encoders import encoder as find_encoder
 from trustsnn.errors import ConfigError
 from trustsnn.models import ms_resnet, plain, sew_resnet, spike_driven, spikformer
-from trustsnn.models.catalogue import MODELS
+from trustsnn.models.catalogue import BUILDERS, MODELS
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.norms import NORMS
 from trustsnn.models.parts import Family, Parts
@@ -23,6 +23,7 @@ from trustsnn.neurons.bitserial import BitSerial
 from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.qcfs import QCFS
 from trustsnn.neurons.relu import ReLU
+from trustsnn.plugins import load_object
 
 NEURONS = {
     "lif": "leaky integrate-and-fire",
@@ -156,10 +157,12 @@ def _check_neuron(neuron: str, encoder: str, readout: str, norm: str) -> None:
         raise ConfigError(f"The neuron 'bit-serial' takes norm 'none', got {norm!r}: fold the normalisation into the weights.")
 
 
-def rebuild(architecture: dict[str, Any]) -> SpikingNetwork:
+def rebuild(architecture: dict[str, Any]) -> nn.Module:
     """The network that `architecture` (name and arguments, as in config.json) describes, with fresh weights."""
-    known = set(inspect.signature(build).parameters) - {"name"}
-    arguments = architecture.get("arguments")
-    if not isinstance(architecture.get("name"), str) or not isinstance(arguments, dict) or set(arguments) - known:
+    name, arguments = architecture.get("name"), architecture.get("arguments")
+    builder = load_object(BUILDERS[name]) if name in BUILDERS else build
+    known = list(inspect.signature(builder).parameters)
+    if not isinstance(name, str) or not isinstance(arguments, dict) or set(arguments) - set(known) - {"name"}:
         raise ConfigError(f"Expected an architecture with a name and arguments among {sorted(known)}, got {architecture}.")
-    return build(architecture["name"], **arguments)
+    found: nn.Module = builder(*([name] if "name" in known else []), **arguments)
+    return found

@@ -14,7 +14,7 @@ from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.rng import stream
-from trustsnn.temporal.events import in_order, padded
+from trustsnn.temporal.events import drawn, in_order, padded
 
 
 def lambert_w(z: Tensor) -> Tensor:
@@ -153,13 +153,13 @@ class AlphaNetwork(nn.Module):
         self.settings = {**positive, "penalty": penalty}
         draws = stream(seed, "alpha/weights")
 
-        def drawn(inputs: int, outputs: int) -> nn.Parameter:
-            weight = torch.from_numpy(draws.standard_normal((inputs + pulses, outputs))).float()
+        def weights(inputs: int, outputs: int) -> nn.Parameter:
+            weight = drawn((inputs + pulses, outputs), draws.standard_normal)
             weight[:inputs] += means[0]
             weight[inputs:] += means[1]
             return nn.Parameter(weight * (2 / (inputs + pulses + outputs)) ** 0.5)
 
-        self.hidden, self.output = drawn(prod(input_shape), hidden), drawn(hidden, classes)
+        self.hidden, self.output = weights(prod(input_shape), hidden), weights(hidden, classes)
         moments = torch.arange(1, pulses + 1) / (pulses + 1) / self._PULSE_RATE
         self.hidden_pulses, self.output_pulses = nn.Parameter(moments), nn.Parameter(moments.clone())
 

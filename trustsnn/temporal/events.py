@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+def drawn(shape: Sequence[int], draw: Callable[[Sequence[int]], NDArray[Any]]) -> Tensor:
+    """What `draw(shape)` gives, in float32; on the meta device, where the size of a checkpoint is checked, no values."""
+    empty = torch.empty(tuple(shape))
+    return empty if empty.is_meta else torch.from_numpy(draw(shape)).float()
 
 
 class _Latency(torch.autograd.Function):

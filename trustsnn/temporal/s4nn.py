@@ -16,7 +16,7 @@ from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.rng import stream
-from trustsnn.temporal.events import in_order, latency_times, padded
+from trustsnn.temporal.events import drawn, in_order, latency_times, padded
 
 
 class _FirstSpike(torch.autograd.Function):
@@ -139,8 +139,7 @@ class S4NN(nn.Module):
         draws = stream(seed, "s4nn/weights")
         sizes = (prod(input_shape), hidden, classes)
         self.hidden, self.output = (
-            nn.Parameter(torch.from_numpy(draws.random((i, j))).float() * top)
-            for i, j, top in zip(sizes[:-1], sizes[1:], spread, strict=True)
+            nn.Parameter(drawn((i, j), draws.random) * top) for i, j, top in zip(sizes[:-1], sizes[1:], spread, strict=True)
         )
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:

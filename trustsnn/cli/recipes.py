@@ -1,0 +1,98 @@
+"""`trustsnn train s4nn` and `trustsnn train onestep`: recipes for networks that `trustsnn.models.build` does not make."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trustsnn.cli import train as options
+
+
+def s4nn(
+    data: options.DataOption,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/s4nn-DATA-HIDDEN by default.")] = None,
+    hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 400,
+    last: Annotated[int, typer.Option(help="Time steps of the latency code.")] = 256,
+    threshold: Annotated[float, typer.Option(help="Of every neuron.")] = 100.0,
+    spread: Annotated[str, typer.Option(help="Weights start between 0 and these: hidden layer, output layer.")] = "5,48",
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 20,
+    learning_rate: options.RateOption = 2.0,
+    gamma: Annotated[int, typer.Option(help="Steps by which a wrong class should come later.")] = 3,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    data_root: options.RootOption = None,
+    download: options.DownloadOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """One spike a neuron, the first output to spike is the class. The same command goes on where a killed run stopped."""
+    options.prepare(threads)
+    import trustsnn
+    from trustsnn.errors import ConfigError
+    from trustsnn.runners.progress import TrainingReporter
+    from trustsnn.temporal import S4NN, S4NNConfig, train_s4nn
+
+    try:
+        low, high = (float(each) for each in spread.split(","))
+    except ValueError as error:
+        raise ConfigError(f"Expected --spread as two numbers with a comma, such as 5,48, got {spread!r}.") from error
+    sets = options.splits(data, data_root, download, 1)
+    train_set, out = sets["train"], out or options.folder("s4nn", data, str(hidden))
+    model = S4NN(
+        train_set.sample_shape,
+        len(train_set.classes),
+        hidden=hidden,
+        last=last,
+        threshold=threshold,
+        spread=(low, high),
+        seed=seed,
+    )
+    begun = time.perf_counter()
+    with TrainingReporter(quiet) as reporter:
+        train_s4nn(
+            model, train_set, S4NNConfig(epochs, learning_rate, gamma, seed=seed), test=sets["test"], folder=out / "training",
+            on_step=lambda p: reporter.step(p.epoch, epochs, p.step, p.steps, p.loss),
+            on_epoch=lambda row: reporter.epoch(row, epochs),
+        )  # fmt: skip
+    trustsnn.save(model, out, training={"recipe": "s4nn", "data": train_set.sha256, "epochs": epochs, "seed": seed})
+    options.conclude(model, sets["test"], out, seed, begun)
+
+
+def onestep(
+    data: options.DataOption,
+    model: Annotated[str, typer.Option("--model", help="onestep or onestep-rnn.")] = "onestep",
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/MODEL-DATA-WINDOWS by default.")] = None,
+    windows: Annotated[str, typer.Option(help="alternating, plain, or none: the same cell over time steps.")] = "alternating",
+    projection: Annotated[str, typer.Option(help="coded, intended or mean.")] = "coded",
+    steps: Annotated[int, typer.Option(help="Time steps; more than 1 with --windows none alone.")] = 1,
+    depth: Annotated[int, typer.Option(help="Cells in a stage.")] = 1,
+    channels: options.ChannelsOption = 1.0,
+    epochs: options.EpochsOption = None,
+    batch_size: options.BatchOption = 128,
+    optimizer: options.OptimizerOption = "adamw",
+    learning_rate: options.RateOption = 2e-3,
+    weight_decay: options.DecayOption = 1e-4,
+    augment: options.AugmentOption = "none",
+    label_smoothing: options.SmoothingOption = 0.0,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    data_root: options.RootOption = None,
+    download: options.DownloadOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Windows of a feature map in place of time steps. The same command goes on where a killed run stopped."""
+    options.prepare(threads)
+    from trustsnn.models.onestep import build_onestep
+
+    sets = options.splits(data, data_root, download, steps)
+    network = build_onestep(
+        model, input_shape=sets["train"].sample_shape, classes=len(sets["train"].classes), steps=steps, windows=windows,
+        projection=projection, channels=channels, depth=depth, seed=seed,
+    )  # fmt: skip
+    settings = {
+        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
+    }  # fmt: skip
+    options.fit("onestep", network, sets, out or options.folder(model, data, windows), settings, seed, quiet)
