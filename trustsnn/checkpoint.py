@@ -109,7 +109,7 @@ def load(folder: Path | str) -> nn.Module:
         if config["format"] != FORMAT:
             raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / _CONFIG}, got {config['format']!r}.")
         with torch.device("meta"):
-            shape = rebuild(config["architecture"])
+            shape: Any = rebuild(config["architecture"])
         size = sum(tensor.numel() * tensor.element_size() for tensor in shape.state_dict().values())
         if size > len(weights) or shape.spec.to_dict() != config["spec"]:
             raise ConfigError("its architecture does not fit its spec and its weights")
@@ -120,6 +120,14 @@ def load(folder: Path | str) -> nn.Module:
         raise UnsafeArtifactError(f"{folder / _CONFIG} does not describe a model of this version: {error}") from error
     load_tensors(model, weights, folder / _WEIGHTS)
     return model.eval()
+
+
+def load_network(folder: Path | str) -> SpikingNetwork:
+    """As `load`; ConfigError for a bundled model that is no `SpikingNetwork`."""
+    model = load(folder)
+    if not isinstance(model, SpikingNetwork):
+        raise ConfigError(f"Expected a network of layers in {folder}, got {type(model).__name__}. See: trustsnn list models")
+    return model
 
 
 def load_tensors(model: nn.Module, content: bytes, path: Path) -> None:

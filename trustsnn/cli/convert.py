@@ -38,7 +38,7 @@ def convert(
     import copy
 
     import trustsnn
-    from trustsnn.checkpoint import model_hash
+    from trustsnn.checkpoint import load_network, model_hash
     from trustsnn.conversion import CALIBRATIONS, Calibration, compare, table
     from trustsnn.conversion import convert as convert_network
     from trustsnn.data import load
@@ -46,7 +46,7 @@ def convert(
     from trustsnn.runners.resolve import fit
 
     set_threads(threads)
-    ann = trustsnn.load(model)
+    ann = load_network(model)
     if method in CALIBRATIONS:
         sets = splits(data, data_root, download)
         test = sets["test"]

@@ -95,4 +95,4 @@ def onestep(
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
         "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
     }  # fmt: skip
-    options.fit("onestep", network, sets, out or options.folder(model, data, windows), settings, seed, quiet)
+    options.train_and_save("onestep", network, sets, out or options.folder(model, data, windows), settings, seed, quiet)

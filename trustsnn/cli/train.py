@@ -185,15 +185,14 @@ def hybrid(
     prepare(threads)
     from contextlib import nullcontext
 
-    import trustsnn
-    from trustsnn.checkpoint import model_hash
+    from trustsnn.checkpoint import load_network, model_hash
     from trustsnn.conversion import Calibration, hybrid_start
     from trustsnn.conversion.hybrid import DIET_SCALE, SCALE
     from trustsnn.neurons.stdb import STDB
     from trustsnn.runners.resolve import fit
 
     sets = splits(data, data_root, download)
-    network = trustsnn.load(ann)
+    network = load_network(ann)
     fit(network, sets["test"])
     start = {"ann": model_hash(network), "estimator": STDB().describe() if stdb else None}
     scale = (DIET_SCALE if diet else SCALE) if scale is None else scale
@@ -205,7 +204,7 @@ def hybrid(
         "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
     }  # fmt: skip
     with STDB().applied(network) if stdb else nullcontext():
-        fit("hybrid", network, sets, out, settings, seed, quiet, start)
+        train_and_save("hybrid", network, sets, out, settings, seed, quiet, start)
 
 
 def folder(*parts: str) -> Path:
@@ -239,7 +238,7 @@ def _train(
     recipe: str, model: str, data: str, out: Path, network_arguments: dict[str, Any], settings: dict[str, Any],
     seed: int, threads: int | None, data_root: Path | None, download: bool, quiet: bool, sparse: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Build a network and `fit` it."""
+    """Build a network and `train_and_save` it."""
     prepare(threads)
     from trustsnn.models import build
 
@@ -249,10 +248,10 @@ def _train(
         model, input_shape=train_set.sample_shape, classes=len(train_set.classes), domain=train_set.domain,
         max_count=train_set.max_count, seed=seed, **network_arguments,
     )  # fmt: skip
-    fit(recipe, network, sets, out, settings, seed, quiet, sparse=sparse)
+    train_and_save(recipe, network, sets, out, settings, seed, quiet, sparse=sparse)
 
 
-def fit(
+def train_and_save(
     recipe: str, network: SpikingNetwork, sets: dict[str, Dataset], out: Path, settings: dict[str, Any], seed: int, quiet: bool,
     start: dict[str, Any] | None = None, sparse: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip

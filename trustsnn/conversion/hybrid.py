@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trustsnn.conversion.calibrate import Calibration, calibrated
 from trustsnn.models.network import SpikingNetwork
-from trustsnn.models.zoo import rebuild, stated
+from trustsnn.models.zoo import build
 
 SCALE, DIET_SCALE = 0.7, 0.25  # of the thresholds, as published; DIET-SNN has 0.2 to 0.3
 
@@ -31,6 +31,6 @@ def hybrid_start(
     """
     converted = calibrated(ann, "balance", steps, calibration)
     arguments = {**converted.architecture["arguments"], "neuron": "lif", "learn": learn, "surrogate": surrogate, "width": width}
-    network = rebuild({**converted.architecture, "arguments": stated(arguments)})
+    network = build(converted.architecture["name"], **arguments)
     network.load_state_dict({name: t for name, t in converted.state_dict().items() if not name.endswith(".unit")})
     return network

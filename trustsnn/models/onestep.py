@@ -233,7 +233,7 @@ WINDOWS = {
 def build_onestep(
     name: str = "onestep",
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: Sequence[int],
     classes: int,
     steps: int = 1,
     windows: str = "alternating",
@@ -262,7 +262,7 @@ def build_onestep(
         leak, threshold, surrogate, width, learn: see `Dynamics` and `Surrogate`; the authors' values unless given.
     """
     arguments = {**{key: value for key, value in locals().items() if key != "name"}, "input_shape": list(input_shape)}
-    _check(name, input_shape, steps, windows, projection, channels, depth, seed)
+    _check(name, tuple(input_shape), steps, windows, projection, channels, depth, seed)
     dynamics, slope = Dynamics(leak, threshold), Surrogate(surrogate, width)
     spec = ModelSpec("image", tuple(input_shape), classes, steps, "direct", "membrane", stochastic=False)
     stages = [max(2, 2 * round(count * channels / 2)) for count in ONE_STEP[name] for _ in range(depth)]

@@ -2,5 +2,9 @@
 
 from trustsnn.training.bptt import Progress, TrainConfig, train
 from trustsnn.training.evaluate import accuracy
+from trustsnn.training.grad_r import GradR
+from trustsnn.training.sparse import count_synapses, magnitude_masks, masked, random_masks
 
-__all__ = ["Progress", "TrainConfig", "accuracy", "train"]
+__all__ = [
+    "GradR", "Progress", "TrainConfig", "accuracy", "count_synapses", "magnitude_masks", "masked", "random_masks", "train",
+]  # fmt: skip

@@ -21,6 +21,7 @@ from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws, stream
 from trustsnn.training.augment import AUGMENTATIONS, augment
 from trustsnn.training.evaluate import accuracy
+from trustsnn.training.sparse import sparse_settings
 from trustsnn.training.state import TrainingState, load_state, save_state
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -94,6 +95,8 @@ def train(
     identity = {"config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data)}
     if start is not None:
         identity["start"] = dict(start)
+    if sparse := sparse_settings(model):
+        identity["sparse"] = sparse
     state = TrainingState(0, [], identity)
     if folder is not None:
         state = load_state(folder, model, optimizer, identity) or state
