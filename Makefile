@@ -10,7 +10,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow lint types docs bench results-attacks clean
+.PHONY: audit test test-slow lint types docs bench results-attacks results-core clean
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -56,6 +56,26 @@ results-attacks: $(BENCH)/.installed
 		$(BENCH)/bin/python benchmarks/$$name.py --json runs/attacks/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py attacks
+
+# More than an hour on two cores; goes on where a killed one stopped.
+results-core: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --threads 1 --json runs/core/conversion-mnist.json
+	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json runs/core/conversion-cifar10.json
+	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --data cifar10 --network vgg9 --train 10000 --test 2000 --epochs 6 \
+		--augment shift-flip --steps 4,8,16 --json runs/core/calibration-cifar10.json
+	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json runs/core/calibration-mnist.json
+	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --json runs/core/hybrid-mnist.json
+	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --alone 0.3 --json runs/core/sparse.json
+	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --channels 1 --sparsities 0.95,0.98 --methods gradr,magnitude \
+		--json runs/core/sparse-all.json
+	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --seeds 2 --json runs/core/onestep-mnist.json
+	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --data cifar10 --train 3000 --epochs 5 --batch 64 --seeds 1 \
+		--json runs/core/onestep-cifar10.json
+	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --network onestep-rnn --channels 0.5 --train 1000 --test 1000 --seeds 1 \
+		--rounds 3 --json runs/core/onestep-rnn.json
+	$(BENCH)/bin/python benchmarks/temporal.py --threads 1 --json runs/core/temporal.json
+	$(BENCH)/bin/python benchmarks/language.py --threads 1 --json runs/core/language.json
+	$(BENCH)/bin/python benchmarks/table.py core
 
 clean:
 	rm -rf $(VENV) $(BENCH) build site *.egg-info

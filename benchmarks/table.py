@@ -2,6 +2,7 @@
 
 python benchmarks/table.py speed
 python benchmarks/table.py attacks
+python benchmarks/table.py core
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). 
 Made by `make results-attacks`; {_COMMANDS} A figure is the share of the test images that the network still classifies correctly,
 with its 95 % interval (Wilson) and count. What the tables say, read against what was expected, is in
 [attacks-findings.md](attacks-findings.md).
+""",
+    ),
+    "core": Document(
+        Path("runs/core"),
+        (
+            *("conversion-mnist", "conversion-cifar10", "calibration-cifar10", "calibration-mnist", "hybrid-mnist", "sparse", "sparse-all"),
+            *("onestep-mnist", "onestep-cifar10", "onestep-rnn", "temporal", "language"),
+        ),
+        f"""# Training and conversion
+
+{{machine}}
+
+Made by `make results-core`; {_COMMANDS} A figure stands with its count and its 95 % interval. What the tables say, read against
+what was expected, is in [core-findings.md](core-findings.md).
 """,
     ),
 }
