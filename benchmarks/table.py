@@ -56,7 +56,15 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
     "core": Document(
         Path("runs/core"),
         (
-            *("conversion-mnist", "conversion-cifar10", "calibration-cifar10", "calibration-mnist", "hybrid-mnist", "sparse", "sparse-all"),
+            *(
+                "conversion-mnist",
+                "conversion-cifar10",
+                "calibration-cifar10",
+                "calibration-mnist",
+                "hybrid-mnist",
+                "sparse",
+                "sparse-all",
+            ),
             *("onestep-mnist", "onestep-cifar10", "onestep-rnn", "temporal", "language"),
         ),
         f"""# Training and conversion

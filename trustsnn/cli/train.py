@@ -67,6 +67,9 @@ def bptt(
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
     sparsity: Annotated[float | None, typer.Option(help="Share of the synapses that is to be gone; none by default.")] = None,
     sparse: Annotated[str, typer.Option(help="How they go: gradr, magnitude or random.")] = "gradr",
+    norm: Annotated[str, typer.Option(help="batch, td, bntt or none.")] = "batch",
+    merge: Annotated[str | None, typer.Option(help="Of a SEW-ResNet: add, and or iand.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Of a Spikformer's or Spikingformer's attention.")] = None,
     channels: ChannelsOption = 1.0,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -80,6 +83,7 @@ def bptt(
         {
             "steps": steps, "encoder": encoder, "readout": readout, "leak": leak, "threshold": threshold, "reset": reset,
             "detach_reset": detach_reset, "surrogate": surrogate, "width": width, "learn": learn, "channels": channels,
+            "norm": norm, "merge": merge, "heads": heads,
         },
         {
             "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
