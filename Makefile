@@ -59,7 +59,7 @@ results-attacks: $(BENCH)/.installed
 
 # More than an hour on two cores; goes on where a killed one stopped.
 results-core: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --threads 1 --json runs/core/conversion-mnist.json
+	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --bit-l1 0 --steps 2,4,8 --threads 1 --json runs/core/conversion-mnist.json
 	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json runs/core/conversion-cifar10.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --data cifar10 --network vgg9 --train 10000 --test 2000 --epochs 6 \
 		--augment shift-flip --steps 4,8,16 --json runs/core/calibration-cifar10.json
