@@ -20,6 +20,7 @@ from harness import begin, options
 from report import Report
 
 import trustsnn
+from trustsnn.checkpoint import load_network
 from trustsnn.conversion import Comparison, compare, convert, table
 from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
@@ -71,7 +72,7 @@ def trained(given: Namespace, data: Dataset, levels: int, weight: float) -> Spik
         )  # fmt: skip
         train(network, data, TrainConfig(epochs=given.epochs), folder=folder / "training")
         trustsnn.save(network, folder)
-    return trustsnn.load(folder)
+    return load_network(folder)
 
 
 def _layers(report: Report, title: str, found: Comparison) -> None:
