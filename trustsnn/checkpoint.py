@@ -24,7 +24,7 @@ from trustsnn.models.zoo import rebuild
 from trustsnn.neurons import SpikingNeuron
 
 FORMAT = "trustsnn-checkpoint/1"
-_WEIGHTS, _CONFIG, _MANIFEST = "model.safetensors", "config.json", "manifest.json"
+WEIGHTS, CONFIG, _MANIFEST = "model.safetensors", "config.json", "manifest.json"
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
 
@@ -80,14 +80,18 @@ def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | Non
     if not isinstance(architecture, dict) or architecture.get("name") not in {*MODELS, *BUILDERS}:
         raise ConfigError(f"Expected a bundled trustsnn model, got {type(model).__name__}: save your own module's weights.")
     spec: Any = model.spec
-    folder = Path(folder)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights = safetensors.torch.save(state)
-    config = {"format": FORMAT, "architecture": architecture, "spec": spec.to_dict(), "training": training}
+    return write_folder(
+        Path(folder), model, {"format": FORMAT, "architecture": architecture, "spec": spec.to_dict(), "training": training}
+    )
+
+
+def write_folder(folder: Path, model: nn.Module, config: dict[str, Any]) -> Path:
+    """Write the weights of `model`, `config` (plain values) and their manifest, the manifest last."""
+    weights = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     text = json.dumps(config, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_atomically(folder / _WEIGHTS, lambda path: path.write_bytes(weights))
-    write_text(folder / _CONFIG, text)
-    files = {_WEIGHTS: hashlib.sha256(weights).hexdigest(), _CONFIG: hashlib.sha256(text.encode()).hexdigest()}
+    write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(weights))
+    write_text(folder / CONFIG, text)
+    files = {WEIGHTS: hashlib.sha256(weights).hexdigest(), CONFIG: hashlib.sha256(text.encode()).hexdigest()}
     write_text(folder / _MANIFEST, _manifest_text(files))
     return folder
 
@@ -100,14 +104,11 @@ def load(folder: Path | str) -> nn.Module:
         UnsafeArtifactError: a pickle, or a file that is truncated, altered, or does not fit the architecture.
     """
     folder = Path(folder)
-    _refuse_pickles(folder)
-    config_text, weights = _read_verified(folder)
-    if _is_pickle(weights):
-        raise UnsafeArtifactError(_pickle_message(folder / _WEIGHTS))
+    config_text, weights = read_folder(folder)
     try:
         config = json.loads(config_text)
         if config["format"] != FORMAT:
-            raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / _CONFIG}, got {config['format']!r}.")
+            raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / CONFIG}, got {config['format']!r}.")
         with torch.device("meta"):
             shape: Any = rebuild(config["architecture"])
         size = sum(tensor.numel() * tensor.element_size() for tensor in shape.state_dict().values())
@@ -117,9 +118,18 @@ def load(folder: Path | str) -> nn.Module:
     except UnsafeArtifactError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError, ConfigError) as error:
-        raise UnsafeArtifactError(f"{folder / _CONFIG} does not describe a model of this version: {error}") from error
-    load_tensors(model, weights, folder / _WEIGHTS)
+        raise UnsafeArtifactError(f"{folder / CONFIG} does not describe a model of this version: {error}") from error
+    load_tensors(model, weights, folder / WEIGHTS)
     return model.eval()
+
+
+def read_folder(folder: Path) -> tuple[bytes, bytes]:
+    """The bytes of config.json and of the weights in a checkpoint folder that its manifest fits. Raises as `load` does."""
+    _refuse_pickles(folder)
+    config, weights = _read_verified(folder)
+    if _is_pickle(weights):
+        raise UnsafeArtifactError(_pickle_message(folder / WEIGHTS))
+    return config, weights
 
 
 def load_network(folder: Path | str) -> SpikingNetwork:
@@ -184,22 +194,22 @@ def _refuse_pickles(path: Path) -> None:
         raise ConfigError(f"Expected a checkpoint folder, got the file {path}.")
     if not path.is_dir():
         raise ConfigError(f"There is no checkpoint folder at {path}. Train one with: trustsnn train bptt ... --out {path}")
-    if not (path / _WEIGHTS).exists():
+    if not (path / WEIGHTS).exists():
         pickles = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt"))
         if pickles:
             raise UnsafeArtifactError(_pickle_message(pickles[0]))
-        raise ConfigError(f"Expected {_WEIGHTS}, {_CONFIG} and {_MANIFEST} in {path}; {_WEIGHTS} is not there.")
+        raise ConfigError(f"Expected {WEIGHTS}, {CONFIG} and {_MANIFEST} in {path}; {WEIGHTS} is not there.")
 
 
 def _read_verified(folder: Path) -> tuple[bytes, bytes]:
     try:
         manifest_text = (folder / _MANIFEST).read_bytes()
-        config, weights = (folder / _CONFIG).read_bytes(), (folder / _WEIGHTS).read_bytes()
+        config, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
     except FileNotFoundError as error:
         raise UnsafeArtifactError(f"The checkpoint {folder} is not whole: {error.filename} is missing.") from error
     except OSError as error:
         raise ConfigError(f"Could not read the checkpoint {folder}: {error}.") from error
-    files = {_WEIGHTS: hashlib.sha256(weights).hexdigest(), _CONFIG: hashlib.sha256(config).hexdigest()}
+    files = {WEIGHTS: hashlib.sha256(weights).hexdigest(), CONFIG: hashlib.sha256(config).hexdigest()}
     if manifest_text != _manifest_text(files).encode():
         altered = _altered(manifest_text, files)
         raise UnsafeArtifactError(

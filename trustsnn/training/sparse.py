@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -96,12 +97,12 @@ def masked(model: nn.Module, masks: Masks) -> Iterator[None]:
         yield
 
 
-class SparseWeight(nn.Module):
+class SparseWeight(nn.Module, ABC):
     """What makes a layer's weight from the parameter that is trained in its place."""
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Plain values that decide it, for the identity of a training run."""
-        raise NotImplementedError
 
 
 class _Mask(SparseWeight):
