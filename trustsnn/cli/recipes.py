@@ -91,8 +91,6 @@ def onestep(
         model, input_shape=sets["train"].sample_shape, classes=len(sets["train"].classes), steps=steps, windows=windows,
         projection=projection, channels=channels, depth=depth, seed=seed,
     )  # fmt: skip
-    settings = {
-        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
-    }  # fmt: skip
-    options.train_and_save("onestep", network, sets, out or options.folder(model, data, windows), settings, seed, quiet)
+    options.train_and_save(
+        "onestep", network, sets, out or options.folder(model, data, windows), options.training_settings(locals()), seed, quiet
+    )

@@ -78,6 +78,7 @@ def bptt(
     quiet: QuietOption = False,
 ) -> None:
     """Backpropagation through time with a surrogate gradient. The same command goes on where a killed run stopped."""
+    settings = training_settings(locals())
     _train(
         "bptt", model, data, out or folder("bptt", model, data, f"T{steps}"),
         {
@@ -85,10 +86,7 @@ def bptt(
             "detach_reset": detach_reset, "surrogate": surrogate, "width": width, "learn": learn, "channels": channels,
             "norm": norm, "merge": merge, "heads": heads,
         },
-        {
-            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
-        },
+        settings,
         seed, threads, data_root, download, quiet, None if sparsity is None else {"sparsity": sparsity, "how": sparse},
     )  # fmt: skip
 
@@ -116,13 +114,11 @@ def qcfs(
     quiet: QuietOption = False,
 ) -> None:
     """An ANN with quantised activations, for `trustsnn convert`. The same command goes on where a killed run stopped."""
+    settings = training_settings(locals())
     _train(
         "qcfs", model, data, out or folder("qcfs", model, data, f"L{levels}"),
         {"neuron": "qcfs", "levels": levels, "threshold": threshold, "sparsity": bit_l1, "channels": channels},
-        {
-            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
-        },
+        settings,
         seed, threads, data_root, download, quiet,
     )  # fmt: skip
 
@@ -148,13 +144,11 @@ def ann(
 ) -> None:
     """An ANN with ReLU, for `trustsnn convert` by calibration and `trustsnn train hybrid`. The same command goes on where a killed run
     stopped."""
+    settings = training_settings(locals())
     _train(
         "ann", model, data, out or folder("ann", model, data),
         {"neuron": "relu", "channels": channels},
-        {
-            "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
-        },
+        settings,
         seed, threads, data_root, download, quiet,
     )  # fmt: skip
 
@@ -203,12 +197,15 @@ def hybrid(
     given = Calibration(sets["train"].take(calibration), percentile=percentile, scale=scale)
     network = hybrid_start(network, steps, given, learn=diet, surrogate=surrogate, width=width)
     start["weights"] = model_hash(network)
-    settings = {
-        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "label_smoothing": label_smoothing, "augmentation": augment,
-    }  # fmt: skip
+    settings = training_settings(locals())
     with STDB().applied(network) if stdb else nullcontext():
         train_and_save("hybrid", network, sets, out, settings, seed, quiet, start)
+
+
+def training_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's arguments that are settings of the training, by their names in `TrainConfig`."""
+    names = ("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "label_smoothing")
+    return {**{name: given[name] for name in names}, "augmentation": given["augment"]}
 
 
 def folder(*parts: str) -> Path:
