@@ -21,6 +21,7 @@ from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws, stream
 from trustsnn.training.augment import AUGMENTATIONS, augment
 from trustsnn.training.evaluate import accuracy
+from trustsnn.training.recipe import CrossEntropy, Recipe
 from trustsnn.training.sparse import sparse_settings
 from trustsnn.training.state import TrainingState, load_state, save_state
 
@@ -70,15 +71,17 @@ def train(
     data: Dataset,
     config: TrainConfig | None = None,
     *,
+    recipe: Recipe | None = None,
     test: Dataset | None = None,
     folder: Path | None = None,
     start: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `model` in place with cross-entropy on its logits and return one row of figures an epoch.
+    """Train `model` in place and return one row of figures an epoch.
 
     Args:
+        recipe: what a step minimises; cross-entropy on the logits by default, with the label smoothing of `config`.
         folder: where the state after each epoch (`state.safetensors`) and `log.csv` go. A state of the same settings
             that is already there is taken up: a killed run ends as an unbroken one would, bit for bit.
         start: plain values that say what else the run depends on: where the weights of `model` come from, an estimator that is applied.
@@ -97,10 +100,12 @@ def train(
         identity["start"] = dict(start)
     if sparse := sparse_settings(model):
         identity["sparse"] = sparse
+    if recipe is not None:
+        identity["recipe"] = recipe.describe()
     state = TrainingState(0, [], identity)
     if folder is not None:
         state = load_state(folder, model, optimizer, identity) or state
-    loss_of = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    recipe = recipe or CrossEntropy(config.label_smoothing)
     for epoch in range(state.epoch, config.epochs):
         model.train()
         order = stream(config.seed, f"order/{epoch}").permutation(len(data))
@@ -111,17 +116,17 @@ def train(
             x, y = (torch.from_numpy(a) for a in data.batch(rows))
             draws = Draws(config.seed, f"train/{epoch}", tuple(data.ids[i] for i in rows))
             x = augment(config.augmentation, x, draws.child("augment"))
-            logits = model(x, draws.child("encode")) if model.spec.stochastic else model(x)
-            loss = loss_of(logits, y)
-            if not torch.isfinite(loss):
-                raise ModelContractError(
-                    f"The loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate "
-                    f"({config.learning_rate}); the state after the last whole epoch is kept."
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total, correct, seen = total + loss.item() * len(y), correct + int((logits.argmax(1) == y).sum()), seen + len(y)
+            for loss, logits in recipe.losses(model, x, y, draws):
+                if not torch.isfinite(loss):
+                    raise ModelContractError(
+                        f"The loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate "
+                        f"({config.learning_rate}); the state after the last whole epoch is kept."
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recipe.after_step(model)
+                total, correct, seen = total + loss.item() * len(y), correct + int((logits.argmax(1) == y).sum()), seen + len(y)
             if on_step is not None:
                 on_step(Progress(epoch, step + 1, per_epoch, total / seen))
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": total / seen, "train_accuracy": correct / seen}
