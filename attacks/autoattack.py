@@ -92,7 +92,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _square(50),
     ),
     "standard": (
-        _apgd("ASSG", 60),
+        _apgd("ASSG", 100),
         _apgd("own", 20),
         *(_apgd(name, 20) for name in ("wide atan", "wide triangular", "PDSG", "HART", "RGA", "BPTR", "CBA")),
         _sapgd("own", 40),

@@ -31,10 +31,9 @@ from trustsnn.training import TrainConfig, train
 def main() -> None:
     """One table of whole networks; for each bit-serial one, a table of its layers in float32 and in float64."""
     parser = options(__doc__.splitlines()[0])
-    _arguments(parser)
+    arguments(parser)
     given = begin(parser)
-    sets = {split: load(given.data, split) for split in ("train", "test")}
-    data, test = (sets[split].take(getattr(given, split) or len(sets[split])) for split in ("train", "test"))
+    data, test = sets_of(given)
     report = Report(f"Conversion: {given.network} on {given.data}, {len(data)} training and {len(test)} test images", given)
     networks = []
     raw = []
@@ -62,6 +61,13 @@ def main() -> None:
     report.table("Networks, float32", columns, networks, "95 % intervals: Wilson.", raw)
 
 
+def sets_of(given: Namespace) -> tuple[Dataset, Dataset]:
+    """The training and the test images."""
+    sets = {split: load(given.data, split) for split in ("train", "test")}
+    data, test = (sets[split].take(getattr(given, split) or len(sets[split])) for split in ("train", "test"))
+    return data, test
+
+
 def trained(given: Namespace, data: Dataset, levels: int, weight: float) -> SpikingNetwork:
     """The QCFS network of these settings, from --keep if it is there."""
     folder = given.keep / f"{given.network}-{given.data}-{len(data)}-{given.epochs}-L{levels}-V{given.threshold:g}-{weight:g}"
@@ -87,7 +93,9 @@ def _share(figure: Figure) -> str:
     return f"{figure['value']:.2%} ({figure['successes']} of {figure['count']}; {figure['low']:.2%} to {figure['high']:.2%})"
 
 
-def _arguments(parser: ArgumentParser) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Those of a network and its data."""
+
     def whole(text: str) -> list[int]:
         return [int(each) for each in text.split(",")]
 
