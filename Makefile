@@ -57,7 +57,7 @@ results-attacks: $(BENCH)/.installed
 	done
 	$(BENCH)/bin/python benchmarks/table.py attacks
 
-# More than an hour on two cores; goes on where a killed one stopped.
+# Hours on two cores; goes on where a killed one stopped.
 results-core: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --bit-l1 0 --steps 2,4,8 --threads 1 --json runs/core/conversion-mnist.json
 	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json runs/core/conversion-cifar10.json
@@ -73,6 +73,7 @@ results-core: $(BENCH)/.installed
 		--json runs/core/onestep-cifar10.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --network onestep-rnn --channels 0.5 --train 1000 --test 1000 --seeds 1 \
 		--rounds 3 --json runs/core/onestep-rnn.json
+	$(BENCH)/bin/python benchmarks/architectures.py --threads 1 --minutes 10 --json runs/core/architectures.json
 	$(BENCH)/bin/python benchmarks/temporal.py --threads 1 --json runs/core/temporal.json
 	$(BENCH)/bin/python benchmarks/language.py --threads 1 --json runs/core/language.json
 	$(BENCH)/bin/python benchmarks/table.py core

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.rng import stream
 from trustsnn.statistics import Figure, proportion
-from trustsnn.training import TrainConfig, train
+from trustsnn.training import TrainConfig
 
 Right = NDArray[np.bool_]
 PLAIN = "balance"
@@ -92,35 +90,12 @@ def network(given: Namespace, data: Dataset, seed: int, outcomes: Outcomes) -> t
     model = build(
         given.network, input_shape=data.sample_shape, classes=len(data.classes), channels=given.channels, neuron="relu", seed=seed
     )
-    return fitted(model, data, recipe(given, given.epochs, seed), outcomes)
+    return outcomes.trained(model, data, recipe(given, given.epochs, seed))
 
 
 def recipe(given: Namespace, epochs: int, seed: int, learning_rate: float = 2e-3) -> TrainConfig:
     """The training that every network of a table gets, but for its length and its rate."""
     return TrainConfig(epochs=epochs, batch_size=given.batch, learning_rate=learning_rate, augmentation=given.augment, seed=seed)
-
-
-def fitted(
-    model: SpikingNetwork,
-    data: Dataset,
-    config: TrainConfig,
-    outcomes: Outcomes,
-    applied: AbstractContextManager[None] | None = None,
-) -> tuple[SpikingNetwork, float]:
-    """`model` in eval mode after training inside `applied`, with the processor time that it took, from `outcomes` if it is there."""
-    with applied or nullcontext():
-        decides = {"start": model_hash(model), "training": asdict(config), "data": data.samples_sha256}
-
-        def compute() -> Arrays:
-            begun = time.process_time()
-            train(model, data, config)
-            state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-            return {**state, "cpu": np.array(time.process_time() - begun)}
-
-        kept = outcomes.get({**decides, "threads": torch.get_num_threads()}, compute)
-    state = {name: torch.from_numpy(kept[name]) for name in model.state_dict()}
-    model.load_state_dict(state)
-    return model.eval(), float(kept["cpu"])
 
 
 def right(model: SpikingNetwork, test: Dataset, outcomes: Outcomes) -> Right:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from harness import begin, options
-from inherent import learned, numbers, recipe, share, training_options
+from inherent import numbers, recipe, share, training_options
 from model import trained
 from outcomes import Arrays, Outcomes
 from report import Report
@@ -166,7 +166,7 @@ def main() -> None:
             steps=data.sample_shape[0],
             channels=given.channels,
         )
-        network, seconds = learned(fresh, data.take(given.train), recipe(given), outcomes)
+        network, seconds = outcomes.trained(fresh, data.take(given.train), recipe(given))
         how = f"conv with {given.channels:g} of its channels, trained on {given.train:,} samples for {given.epochs} epochs in {seconds:.0f} s."
     report = Report(f"Attacks on event frames: conv on events:mnist, T {data.sample_shape[0]}", given)
     targets = [target(name, network, filter_, test, given.samples) for name, filter_ in filters(given).items()]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import begin, options
-from inherent import learned
 from outcomes import Outcomes
 from report import Report
 
@@ -52,7 +51,7 @@ def main() -> None:
     for seed, form in enumerate(FORMS):
         model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.5, seed=seed, **form)
         config = TrainConfig(epochs=given.epochs, batch_size=64, learning_rate=4e-3, seed=seed)
-        model, _ = learned(model, data, config, outcomes)
+        model, _ = outcomes.trained(model, data, config)
         name = ", ".join(f"{key} {value}" for key, value in form.items()) or "as `trustsnn train bptt` has it"
         run = trustsnn.audit(
             model,

@@ -15,11 +15,11 @@ import copy
 import math
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from calibration import PLAIN, Right, converted, described, fitted, network, network_options, recipe, right, sets, share, whole
+from calibration import PLAIN, Right, converted, described, network, network_options, recipe, right, sets, share, whole
 from harness import begin, options
 from outcomes import Arrays, Outcomes
 from report import Report
@@ -92,9 +92,10 @@ def networks(
         calibration = Calibration(samples, scale=settings["scale"], initial=settings.get("initial", 0.0))
         begun = time.process_time()
         model = hybrid_start(ann, steps, calibration, learn=settings.get("learn", False))
-        applied = STDB().applied(model) if "stdb" in settings else None
+        applied = STDB().applied(model) if "stdb" in settings else nullcontext()
         cpu = spent + time.process_time() - begun
-        model, more = fitted(model, data, config, outcomes, applied)
+        with applied:
+            model, more = outcomes.trained(model, data, config)
         rows.append(Row(name, right(model, test, outcomes), cpu + more))
         print(f"{name}, T = {steps}: {more:.0f} s", flush=True)
     longest = max(row.cpu for row in rows)
@@ -108,7 +109,7 @@ def networks(
             seed=seed,
         )
         epochs = math.ceil(seconds / _epoch(given, fresh, data, seed, outcomes))
-        fresh, cpu = fitted(fresh, data, recipe(given, epochs, seed), outcomes)
+        fresh, cpu = outcomes.trained(fresh, data, recipe(given, epochs, seed))
         rows.append(Row(name, right(fresh, test, outcomes), cpu))
         print(f"{name}, T = {steps}: {epochs} epochs, {cpu:.0f} s", flush=True)
     return rows
@@ -120,11 +121,10 @@ def _epoch(given: Namespace, fresh: SpikingNetwork, data: Dataset, seed: int, ou
     decides = {"epoch": model_hash(fresh), "data": part.samples_sha256, "batch": given.batch, "threads": given.threads}
 
     def compute() -> Arrays:
-        begun = time.process_time()
         train(copy.deepcopy(fresh), part, recipe(given, 1, seed))
-        return {"cpu": np.array(time.process_time() - begun)}
+        return {}
 
-    return float(outcomes.get(decides, compute)["cpu"]) * len(data) / len(part)
+    return float(outcomes.get(decides, compute)["processor"]) * len(data) / len(part)
 
 
 def difference(one: Right, other: Right) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.rng import Draws
 from trustsnn.statistics import proportion
-from trustsnn.training import TrainConfig, accuracy, train
+from trustsnn.training import TrainConfig, accuracy
 
 Correct = NDArray[np.bool_]
 ANN = "ANN"
@@ -69,27 +68,8 @@ def numbers(text: str, kind: type = int) -> list[Any]:
     return [kind(each) for each in text.split(",") if each]
 
 
-def learned(model: SpikingNetwork, data: Dataset, config: TrainConfig, outcomes: Outcomes) -> tuple[SpikingNetwork, float]:
-    """`model` in eval mode after training, with the seconds that it took, out of the folder where it was trained before."""
-    decides = {
-        "start": model_hash(model),
-        "training": asdict(config),
-        "data": data.samples_sha256,
-        "threads": torch.get_num_threads(),
-    }
-
-    def compute() -> Arrays:
-        train(model, data, config)
-        return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-
-    kept = outcomes.get(decides, compute)
-    seconds = float(kept.pop("seconds"))
-    model.load_state_dict({name: torch.from_numpy(values) for name, values in kept.items()})
-    return model.eval(), seconds
-
-
 def training_options(parser: ArgumentParser, channels: float) -> None:
-    """Add what `recipe` and `learned` take, and the factor on conv's channels."""
+    """Add what `recipe` takes, where trained networks are kept, and the factor on conv's channels."""
     parser.add_argument("--train", type=int, default=10_000, help="training samples (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="(default %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="of training (default %(default)s)")
@@ -220,7 +200,7 @@ def main() -> None:
     data, test = load("mnist", "train").take(given.train), load("mnist", "test")
     whole, test = test.take(given.clean), test.take(given.samples)
     report = Report(f"Inherent robustness: conv on MNIST, {given.train:,} training images", given)
-    learn = partial(learned, data=data, outcomes=outcomes)
+    learn = partial(outcomes.trained, data=data)
     source, _ = learn(network(None, SOURCE_SEED, given.channels), config=recipe(given, SOURCE_SEED))
     trained, lines = [], []
     for name, settings in networks(given).items():

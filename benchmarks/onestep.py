@@ -10,10 +10,8 @@ at T = 1 shows what the windows add. Trained weights are kept under --keep, so t
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,15 @@ import numpy as np
 import torch
 from harness import begin, options, times
 from numpy.typing import NDArray
-from outcomes import Arrays, Outcomes
+from outcomes import Outcomes
 from report import Report
 
 from trustsnn.blocks import BLOCK, frozen, observe, predict
-from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork
 from trustsnn.models.onestep import build_onestep
 from trustsnn.statistics import proportion
-from trustsnn.training import TrainConfig, train
+from trustsnn.training import TrainConfig
 
 POINT = 0.01
 
@@ -101,16 +98,7 @@ def learned(
     )  # fmt: skip
     config = TrainConfig(epochs=given.epochs, batch_size=given.batch, learning_rate=given.rate, seed=seed)
 
-    def compute() -> Arrays:
-        begun = time.process_time()
-        train(model, data, config)
-        return {"processor": np.array(time.process_time() - begun), **{k: v.numpy() for k, v in model.state_dict().items()}}
-
-    decides = {"start": model_hash(model), "training": asdict(config), "data": data.samples_sha256, "threads": given.threads}
-    kept = {name: values for name, values in outcomes.get(decides, compute).items() if name != "seconds"}
-    taken = float(kept.pop("processor"))
-    model.load_state_dict({name: torch.from_numpy(values) for name, values in kept.items()})
-    return model.eval(), taken
+    return outcomes.trained(model, data, config)
 
 
 def _share(right: NDArray[np.bool_]) -> str:

@@ -13,7 +13,7 @@ from argparse import ArgumentParser
 
 import numpy as np
 from harness import begin, options
-from inherent import answers, learned, network, numbers, recipe, share, training_options
+from inherent import answers, network, numbers, recipe, share, training_options
 from numpy.typing import NDArray
 from outcomes import Outcomes
 from report import Report
@@ -63,7 +63,7 @@ def main() -> None:
     outcomes = Outcomes(given.keep)
     eps, seeds = parse_eps(given.eps), range(given.seeds)
     settings = {"encoder": "poisson", "steps": given.steps, "leak": given.leak}
-    model, _ = learned(network(settings, 0, given.channels), load("mnist", "train").take(given.train), recipe(given), outcomes)
+    model, _ = outcomes.trained(network(settings, 0, given.channels), load("mnist", "train").take(given.train), recipe(given))
     test = load("mnist", "test").take(given.samples)
     clean = answers(model, None, test, given.judges, outcomes)
     single = [int((each.argmax(1) == test.labels).sum()) for each in clean]

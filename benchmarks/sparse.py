@@ -9,24 +9,19 @@ a killed run goes on.
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from calibration import Right, described, network_options, recipe, right, sets, share
 from harness import begin, options
 from hybrid import difference
-from outcomes import Arrays, Outcomes
+from outcomes import Outcomes
 from report import Report
 
-from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
-from trustsnn.models import build
-from trustsnn.training import GradR, count_synapses, train
+from trustsnn.models import SpikingNetwork, build
+from trustsnn.training import GradR, TrainConfig, count_synapses, train
 from trustsnn.training.compress import SPARSE, train_sparse
 
 ALONE = "Grad R alone"
@@ -86,13 +81,8 @@ def fitted(
     """One network trained, from `outcomes` if it is there."""
     model = build(given.network, input_shape=data.sample_shape, classes=len(data.classes), channels=given.channels, seed=seed)
     config = recipe(given, given.epochs, seed)
-    decides = {
-        "start": model_hash(model), "training": asdict(config), "data": data.samples_sha256, "how": how, "target": target,
-        "alpha": alpha, "threads": torch.get_num_threads(),
-    }  # fmt: skip
 
-    def compute() -> Arrays:
-        begun = time.process_time()
+    def fit(model: SpikingNetwork, data: Dataset, config: TrainConfig) -> None:
         if how == "dense":
             train(model, data, config)
         elif how == ALONE:
@@ -100,15 +90,12 @@ def fitted(
                 train(model, data, config)
         else:
             train_sparse(model, data, config, target, how, alpha=alpha or GradR.alpha)
-        cpu = time.process_time() - begun
-        print(f"{how}, {target:g}: {cpu:.0f} s", flush=True)
-        return {**{name: tensor.numpy() for name, tensor in model.state_dict().items()}, "cpu": np.array(cpu)}
 
-    kept = outcomes.get(decides, compute)
-    model.load_state_dict({name: torch.from_numpy(kept[name]) for name in model.state_dict()})
+    model, cpu = outcomes.trained(model, data, config, fit, how=how, target=target, alpha=alpha)
+    print(f"{how}, {target:g}: {cpu:.0f} s", flush=True)
     counts = count_synapses(model)
     total, active = (sum(column) for column in zip(*[row[1:] for row in counts], strict=True))
-    return Row(right(model.eval(), test, outcomes), total, active, float(kept["cpu"]))
+    return Row(right(model, test, outcomes), total, active, cpu)
 
 
 def _numbers(text: str) -> list[float]:

@@ -65,7 +65,7 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
                 "sparse",
                 "sparse-all",
             ),
-            *("onestep-mnist", "onestep-cifar10", "onestep-rnn", "temporal", "language"),
+            *("onestep-mnist", "onestep-cifar10", "onestep-rnn", "architectures", "temporal", "language"),
         ),
         f"""# Training and conversion
 

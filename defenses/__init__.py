@@ -1,1 +1,1 @@
-"""Hardening: robust training, private conversion, sealing, private training, certificates. Nothing is here yet."""
+"""Hardening: robust training, private conversion, selective sealing, private training, certificates."""

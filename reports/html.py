@@ -24,6 +24,25 @@ def page(record: Record, summary: Json) -> str:
     Raises:
         RunError: a file of pictures is damaged.
     """
+    return render(
+        "report.html.j2",
+        report=summary,
+        facts=_facts(summary),
+        curves=_curves(summary),
+        galleries=_galleries(record, summary),
+        spikes=_spikes(record, summary),
+        findings=[{**finding, "threat": record.plan[finding["cell"]]["threat"]} for finding in summary["findings"]],
+        checked=limits.checked(record),
+        unchecked=limits.unchecked(record),
+        shift=_shift(summary),
+        rows=_rows(record, summary),
+        ensembles=_ensembles(summary),
+        command=_command(summary["config"]),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template filled with `values`, with the filters and the style sheet of every page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -38,21 +57,8 @@ def page(record: Record, summary: Json) -> str:
     environment.filters["thousands"] = _thousands
     environment.filters["tied"] = lambda text: re.sub(r"(?<=\d) %", "\u00a0%", text)
     environment.filters["number"] = lambda value: f"{value:.4g}" if isinstance(value, float) else value
-    text = environment.get_template("report.html.j2").render(
-        report=summary,
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        facts=_facts(summary),
-        curves=_curves(summary),
-        galleries=_galleries(record, summary),
-        spikes=_spikes(record, summary),
-        findings=[{**finding, "threat": record.plan[finding["cell"]]["threat"]} for finding in summary["findings"]],
-        checked=limits.checked(record),
-        unchecked=limits.unchecked(record),
-        shift=_shift(summary),
-        rows=_rows(record, summary),
-        ensembles=_ensembles(summary),
-        command=_command(summary["config"]),
-    )
+    style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    text = environment.get_template(template).render(style=style, **values)
     return text if text.endswith("\n") else text + "\n"
 
 

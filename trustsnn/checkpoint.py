@@ -6,7 +6,10 @@ Nothing is ever unpickled. Truncated, flipped or trailing bytes in any of the th
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from trustsnn.canonical import canonical_json, sha256_of
+from trustsnn import sealed
+from trustsnn.canonical import canonical_json, sha256_file, sha256_of
 from trustsnn.errors import ConfigError, ModelContractError, UnsafeArtifactError
 from trustsnn.files import write_atomically, write_text
+from trustsnn.keys import Key
 from trustsnn.models.catalogue import BUILDERS, MODELS
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.zoo import rebuild
 from trustsnn.neurons import SpikingNeuron
 
 FORMAT = "trustsnn-checkpoint/1"
-WEIGHTS, CONFIG, _MANIFEST = "model.safetensors", "config.json", "manifest.json"
+WEIGHTS, CONFIG, _MANIFEST = sealed.WEIGHTS, sealed.CONFIG, sealed.MANIFEST
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
 
 
@@ -71,8 +76,9 @@ def _logits_digest(model: nn.Module, probe: Tensor | None) -> str | None:
     return hashlib.sha256(one).hexdigest() if one == two else None
 
 
-def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | None = None) -> Path:
-    """Write a bundled model as a checkpoint folder; `training` (plain values) says how it came about.
+def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | None = None, key: Key | None = None) -> Path:
+    """Write a bundled model as a checkpoint folder; `training` (plain values) says how it came about. With `key` its weights are
+    sealed in memory and no plain byte of them is written.
 
     Each file is written to a temporary one, synced and renamed, the manifest last.
     """
@@ -80,31 +86,39 @@ def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | Non
     if not isinstance(architecture, dict) or architecture.get("name") not in {*MODELS, *BUILDERS}:
         raise ConfigError(f"Expected a bundled trustsnn model, got {type(model).__name__}: save your own module's weights.")
     spec: Any = model.spec
-    return write_folder(
-        Path(folder), model, {"format": FORMAT, "architecture": architecture, "spec": spec.to_dict(), "training": training}
-    )
+    config = {"format": FORMAT, "architecture": architecture, "spec": spec.to_dict(), "training": training}
+    return write_folder(Path(folder), model, config, key)
 
 
-def write_folder(folder: Path, model: nn.Module, config: dict[str, Any]) -> Path:
-    """Write the weights of `model`, `config` (plain values) and their manifest, the manifest last."""
+def write_folder(folder: Path, model: nn.Module, config: dict[str, Any], key: Key | None = None) -> Path:
+    """Write the weights of `model`, sealed if there is a key, `config` (plain values) and their manifest, the manifest last."""
+    other = folder / (sealed.SEALED if key is None else WEIGHTS)
+    if other.exists():
+        raise ConfigError(f"{other} is there already: plain and sealed weights do not go into one folder. Choose another.")
     weights = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     text = json.dumps(config, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    if key is not None:
+        return sealed.write(folder, text.encode(), io.BytesIO(weights), key)
     write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(weights))
     write_text(folder / CONFIG, text)
-    files = {WEIGHTS: hashlib.sha256(weights).hexdigest(), CONFIG: hashlib.sha256(text.encode()).hexdigest()}
-    write_text(folder / _MANIFEST, _manifest_text(files))
+    write_manifest(folder, hashlib.sha256(weights).hexdigest(), text.encode())
     return folder
 
 
-def load(folder: Path | str) -> nn.Module:
-    """The model of a checkpoint folder, in eval mode.
+def write_manifest(folder: Path, weights: str, config: bytes) -> None:
+    """Write the manifest of a plain checkpoint: the SHA-256 of its weights, which is given, and of its config.json."""
+    write_text(folder / _MANIFEST, _manifest_text({WEIGHTS: weights, CONFIG: hashlib.sha256(config).hexdigest()}))
+
+
+def load(folder: Path | str, *, key: Key | None = None) -> nn.Module:
+    """The model of a checkpoint folder, in eval mode. A sealed one needs its key, and is opened in memory alone.
 
     Raises:
-        ConfigError: there is no checkpoint at that path.
-        UnsafeArtifactError: a pickle, or a file that is truncated, altered, or does not fit the architecture.
+        ConfigError: there is no checkpoint at that path, or it is sealed and no key is given.
+        UnsafeArtifactError: a pickle, a file that is truncated, altered, or does not fit the architecture, or a wrong key.
     """
     folder = Path(folder)
-    config_text, weights = read_folder(folder)
+    config_text, weights = read_folder(folder, key)
     try:
         config = json.loads(config_text)
         if config["format"] != FORMAT:
@@ -123,8 +137,12 @@ def load(folder: Path | str) -> nn.Module:
     return model.eval()
 
 
-def read_folder(folder: Path) -> tuple[bytes, bytes]:
+def read_folder(folder: Path, key: Key | None = None) -> tuple[bytes, bytes]:
     """The bytes of config.json and of the weights in a checkpoint folder that its manifest fits. Raises as `load` does."""
+    if sealed.is_sealed(folder):
+        return sealed.read(folder, key)
+    if key is not None and folder.is_dir():
+        raise ConfigError(f"{folder} is not sealed. Leave the key out, or seal it with: trustsnn seal {folder} --out SEALED ...")
     _refuse_pickles(folder)
     config, weights = _read_verified(folder)
     if _is_pickle(weights):
@@ -132,9 +150,25 @@ def read_folder(folder: Path) -> tuple[bytes, bytes]:
     return config, weights
 
 
-def load_network(folder: Path | str) -> SpikingNetwork:
+def check_folder(folder: Path) -> bytes:
+    """The bytes of config.json of a plain checkpoint folder that its manifest fits, which is found without holding the weights in
+    memory. Raises as `load` does."""
+    if sealed.is_sealed(folder):
+        raise ConfigError(f"{folder} is sealed already.")
+    _refuse_pickles(folder)
+    with _reading(folder):
+        manifest_text, config, weights = (
+            (folder / _MANIFEST).read_bytes(),
+            (folder / CONFIG).read_bytes(),
+            sha256_file(folder / WEIGHTS),
+        )
+    _check_manifest(folder, manifest_text, {WEIGHTS: weights, CONFIG: hashlib.sha256(config).hexdigest()})
+    return config
+
+
+def load_network(folder: Path | str, *, key: Key | None = None) -> SpikingNetwork:
     """As `load`; ConfigError for a bundled model that is no `SpikingNetwork`."""
-    model = load(folder)
+    model = load(folder, key=key)
     if not isinstance(model, SpikingNetwork):
         raise ConfigError(f"Expected a network of layers in {folder}, got {type(model).__name__}. See: trustsnn list models")
     return model
@@ -202,21 +236,31 @@ def _refuse_pickles(path: Path) -> None:
 
 
 def _read_verified(folder: Path) -> tuple[bytes, bytes]:
-    try:
+    with _reading(folder):
         manifest_text = (folder / _MANIFEST).read_bytes()
         config, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
+    files = {WEIGHTS: hashlib.sha256(weights).hexdigest(), CONFIG: hashlib.sha256(config).hexdigest()}
+    _check_manifest(folder, manifest_text, files)
+    return config, weights
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise UnsafeArtifactError(f"The checkpoint {folder} is not whole: {error.filename} is missing.") from error
     except OSError as error:
         raise ConfigError(f"Could not read the checkpoint {folder}: {error}.") from error
-    files = {WEIGHTS: hashlib.sha256(weights).hexdigest(), CONFIG: hashlib.sha256(config).hexdigest()}
+
+
+def _check_manifest(folder: Path, manifest_text: bytes, files: dict[str, str]) -> None:
     if manifest_text != _manifest_text(files).encode():
         altered = _altered(manifest_text, files)
         raise UnsafeArtifactError(
             f"The checkpoint {folder} was altered or cut short: {altered} does not match {_MANIFEST}. "
             "Copy it again from its source, or train it again."
         )
-    return config, weights
 
 
 def _altered(manifest_text: bytes, files: dict[str, str]) -> str:

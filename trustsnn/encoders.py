@@ -81,6 +81,21 @@ def latency(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
     return result
 
 
+def single_spike(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
+    """Single-spike hybrid coding (Datta, IJCNN 2021, arXiv 2107.12374): the pixel x in [0, 1] itself at t = 0, and after that one
+    spike, at t = 1 + the whole number nearest to (1 - x)(T - 2), halves to the later step; [T, B, ...].
+
+    The sum over time is x + 1. With T = 1 there is the pixel alone, and with T = 2 every spike is at t = 1. The gradient is 1 at
+    t = 0, and that of moving the spike after it (slope T - 2 per unit).
+    """
+    analogue = x.unsqueeze(0)
+    if steps == 1:
+        return analogue
+    time = ((1 - x.detach().clamp(0, 1)) * (steps - 2) + 0.5).floor().long()
+    spikes: Tensor = _OneSpike.apply(x, time, steps - 1, float(steps - 2))  # type: ignore[no-untyped-call]
+    return torch.cat([analogue, spikes])
+
+
 def rank_order(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
     """Rank order (Thorpe 1998): pixels sorted from the largest down, one spike each, T groups of equal size; [T, B, ...].
 
@@ -92,6 +107,22 @@ def rank_order(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
     time = (rank * steps // flat.shape[1]).view(x.shape)
     result: Tensor = _OneSpike.apply(x, time, steps, float(steps))  # type: ignore[no-untyped-call]
     return result
+
+
+def frequency(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
+    """Frequency coding (FEEL-SNN, Xu NeurIPS 2024): at step t the image [B, ..., H, W] without the frequencies of its 2-D DFT beyond
+    the radius r_t = min(H, W)/2 (1 - t/max(8, T)), in cycles a side; [T, B, ...].
+
+    That is 16, 14, 12, 10 for 32 x 32 pixels and T = 4, as published; what other sizes have is not. Linear in x, so that the
+    gradient is exact; values may leave [0, 1].
+    """
+    height, width = x.shape[-2:]
+    down, across = (torch.fft.fftfreq(size, 1 / size, device=x.device) for size in (height, width))
+    distance = (down[:, None].square() + across.square()).sqrt()
+    radii = min(height, width) / 2 * (1 - torch.arange(steps, device=x.device) / max(8, steps))
+    kept = (distance <= radii[:, None, None]).view(steps, *[1] * (x.dim() - 2), height, width)
+    found: Tensor = torch.fft.ifft2(torch.fft.fft2(x) * kept).real
+    return found
 
 
 def frames(x: Tensor, steps: int, generator: Generator = None) -> Tensor:
@@ -114,7 +145,9 @@ ENCODERS: dict[str, Encoder] = {
     "direct": Encoder(direct, False, "constant input current at every step"),
     "poisson": Encoder(poisson, True, "spikes with probability equal to the pixel"),
     "latency": Encoder(latency, False, "one spike a pixel, brighter is earlier"),
+    "single-spike": Encoder(single_spike, False, "the pixel at the first step, then one spike a pixel, brighter is earlier"),
     "rank-order": Encoder(rank_order, False, "one spike a pixel, in the order of brightness"),
+    "frequency": Encoder(frequency, False, "the image low-passed, more so at each step (FEEL)"),
     "frames": Encoder(frames, False, "event frames, one a step"),
 }
 

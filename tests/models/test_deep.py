@@ -204,9 +204,10 @@ def test_architectures_of_before_are_stated_as_before():
 
 
 # Parameters in millions as published, rounded or cut off after two digits. ResNets: Fang 2021 (arXiv 2102.04159), Hu 2021 (arXiv
-# 2112.08954). Transformers: the tables of github.com/zhouchenlin2096/Spikingformer and Spikingformer-CML, and Yao 2023 (arXiv
-# 2307.01694), whose 10.28 belongs to 100 classes. The authors' linear maps have a bias before their normalisation, which takes it
-# out again; here they have none. `biases` is how many of them there are.
+# 2112.08954); MS-ResNet104 counted layer by layer over models/MS_ResNet.py of github.com/Ariande1/MS-ResNet. Transformers: the
+# tables of github.com/zhouchenlin2096/Spikingformer and Spikingformer-CML, and Yao 2023 (arXiv 2307.01694), whose 10.28 belongs to
+# 100 classes. Layers that the authors give a bias before their normalisation, which takes it out again, have none here: linear
+# maps, and the third convolution of MS-ResNet104. `biases` is how many of them there are.
 SPIKFORMER, SPIKINGFORMER = 4 + 4 + 1, 1 + 4 + 1  # times the channels of a block
 PUBLISHED = [
     ("sew-resnet18", (3, 224, 224), 1000, 0, 11.69),
@@ -214,6 +215,7 @@ PUBLISHED = [
     ("sew-resnet50", (3, 224, 224), 1000, 0, 25.56),
     ("ms-resnet18", (3, 224, 224), 1000, 0, 11.69),
     ("ms-resnet34", (3, 224, 224), 1000, 0, 21.80),
+    ("ms-resnet104", (3, 224, 224), 1000, 64, 77.350504),
     ("spikformer-4-256", (3, 32, 32), 10, 4 * 256 * SPIKFORMER, 4.15),
     ("spikformer-2-384", (3, 32, 32), 10, 2 * 384 * SPIKFORMER, 5.76),
     ("spikformer-4-384", (3, 32, 32), 10, 4 * 384 * SPIKFORMER, 9.32),
@@ -231,3 +233,24 @@ def test_parameters_are_as_many_as_published(name, shape, classes, biases, milli
     count = sum(parameter.numel() for parameter in model.parameters())
     assert abs((count + biases) / 1e6 - millions) < 0.01  # papers round or cut off
     assert abs(count / 1e6 - millions) < 0.0025 * millions
+
+
+def test_the_deep_ms_resnet_is_laid_out_as_its_authors_have_it():
+    with torch.device("meta"):
+        model = build("ms-resnet104", input_shape=(3, 224, 224), classes=1000)
+    blocks = [layer for layer in model.layers if isinstance(layer, Branches)]
+    wide = [next(m for m in block[0] if isinstance(m, nn.Conv2d)).out_channels for block in blocks]
+    assert [wide.count(width) for width in (64, 128, 256, 512)] == [3, 8, 32, 8]
+    assert [(c.kernel_size, c.stride) for c in model.layers if isinstance(c, nn.Conv2d)] == [((3, 3), (s, s)) for s in (2, 1, 1)]
+    shortcuts = [block[1] for block in blocks if len(block[1])]
+    assert [[type(layer) for layer in each] for each in shortcuts] == [[nn.AvgPool2d, nn.Conv2d, nn.BatchNorm2d]] * 4
+    assert all(each[1].stride == (1, 1) for each in shortcuts)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 9, 7), (1, 65, 66)])
+def test_the_deep_ms_resnet_halves_any_size(shape):
+    model = build("ms-resnet104", input_shape=shape, classes=5, channels=0.02, steps=2)
+    logits = model(torch.rand(2, *shape))
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())

@@ -142,6 +142,43 @@ def test_one_spike_codes_have_the_gradient_of_moving_the_spike(name):
     torch.testing.assert_close(gradient, torch.full_like(x, float(slope)))
 
 
+def test_single_spike_by_hand():
+    x = torch.tensor([[1.0, 0.75, 0.7, 0.4, 0.0]])
+    spikes = encoder("single-spike").encode(x, 5, None)
+    assert torch.equal(spikes[0], x)
+    assert spikes[1:].argmax(0).tolist() == [[0, 1, 1, 2, 3]]  # (1 - x) * 3 = 0, 0.75, 0.9, 1.8, 3
+    assert encoder("single-spike").encode(x, 3, None)[1:].argmax(0).tolist() == [[0, 0, 0, 1, 1]]
+    assert torch.equal(encoder("single-spike").encode(x, 1, None), x.unsqueeze(0))
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 8])
+def test_single_spike_codes_each_pixel_twice(steps):
+    code = encoder("single-spike").encode
+    x = torch.cat(
+        [torch.rand(4, 40, generator=torch.Generator().manual_seed(steps)), torch.tensor([[0.0, 1.0, 0.5, 0.25]] * 4)], 1
+    )
+    spikes = code(x, steps, None)
+    assert torch.equal(spikes[0], x)
+    assert set(spikes[1:].unique().tolist()) <= {0.0, 1.0}
+    assert (spikes[1:].sum(0) == 1).all()
+    torch.testing.assert_close(spikes.sum(0), x + 1)
+    time = spikes[1:].argmax(0)
+    for values, times in zip(x, time, strict=True):
+        assert (times[values.argsort(descending=True)].diff() >= 0).all()
+    assert int(time.max()) == steps - 2
+    assert torch.equal(code(x[[2]], steps, None), spikes[:, [2]])
+    assert torch.equal(code(x[[3, 0]], steps, None), spikes[:, [3, 0]])
+
+
+def test_single_spike_has_the_gradient_of_the_pixel_and_of_moving_the_spike():
+    """The loss is 10 times the pixel, and falls by 1 for each step by which the spike comes later."""
+    x = torch.tensor([[0.42, 0.58, 0.3, 0.7, 0.51]]).requires_grad_()
+    spikes = encoder("single-spike").encode(x, 6, None)
+    weight = torch.tensor([10.0, -1.0, -2.0, -3.0, -4.0, -5.0]).view(-1, 1, 1)
+    (gradient,) = torch.autograd.grad((spikes * weight).sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(x, 10.0 + 4.0))
+
+
 def test_every_encoder_lets_a_gradient_through():
     for name, code in ENCODERS.items():
         x = torch.rand(3, 4, 2, 5, 5) if name == "frames" else torch.rand(3, 1, 5, 5)

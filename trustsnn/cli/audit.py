@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+
 
 def audit(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable of your own.")],
@@ -48,6 +50,10 @@ def audit(
     ] = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    passphrase_env: PassphraseEnvOption = None,
+    passphrase: PassphraseOption = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")] = None,
     download: Annotated[
@@ -85,9 +91,10 @@ def audit(
     from trustsnn.runners.environment import set_threads
 
     set_threads(threads)
+    key = key_of(key_file, key_env, passphrase_env, passphrase)
     run = run_audit(
-        model, data, out=out, weights=weights, split=split, data_root=data_root, download=download, quiet=quiet,
-        command=_command(model, data, split, config, given, samples, weights), **settings,
+        opened(model, key, weights), data, out=out, weights=weights, split=split, data_root=data_root, download=download, quiet=quiet,
+        command=_command(model, data, split, config, given, samples, weights, sealed=key is not None), **settings,
     )  # fmt: skip
     typer.echo(f"{run.verdict}: {run.summary['sentence']}")
     typer.echo(str(run.report))
@@ -105,9 +112,10 @@ def _attacks(text: str | None) -> list[dict[str, str]] | None:
 
 
 def _command(
-    model: str, data: str, split: str, config: Path | None, given: dict[str, Any], samples: int | None, weights: Path | None
-) -> str:
-    """The command that makes this run again; where it writes is left to whoever repeats it."""
+    model: str, data: str, split: str, config: Path | None, given: dict[str, Any], samples: int | None, weights: Path | None,
+    sealed: bool,
+) -> str:  # fmt: skip
+    """The command that makes this run again; where it writes and where a key lies are left to whoever repeats it."""
     words = ["trustsnn", "audit", model, "--data", data]
     if split != "test":
         words += ["--split", split]
@@ -126,4 +134,6 @@ def _command(
         words += ["--gate", text]
     if weights is not None:
         words += ["--weights", str(weights)]
+    if sealed:
+        words += ["--key-file", "KEY"]
     return shlex.join([*words, "--out", "RUN"])

@@ -9,28 +9,63 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from trustsnn.cli import private
+from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of
 from trustsnn.cli.train import splits
+from trustsnn.errors import ConfigError
 
 
 def convert(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder; see `trustsnn train qcfs` and `trustsnn train ann`.")],
-    data: Annotated[str, typer.Option("--data", help="Where the two are compared: a data-set name, a folder, or an .npz.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint folder of the spiking network.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Where the two are compared: a data-set name, a folder, or an .npz. Not for private."),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="bit-serial, rate, shift or folded; of a ReLU network balance, calibrate or calibrate-advanced.")
+        str,
+        typer.Option(
+            help="bit-serial, rate, shift or folded; of a ReLU network balance, calibrate, calibrate-advanced or private."
+        ),
     ] = "bit-serial",
     steps: Annotated[int | None, typer.Option(help="Time steps T; bit-serial has log2(L + 1).")] = None,
-    samples: Annotated[int | None, typer.Option(help="Test samples of the comparison; all by default.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Test samples of the comparison, all by default; private: synthetic images, 5000.")
+    ] = None,
     double: Annotated[bool, typer.Option("--double", help="Compare both in float64, where no sum is rounded.")] = False,
-    calibration: Annotated[int, typer.Option(help="Training samples that a ReLU network is converted by.")] = 1024,
+    calibration: Annotated[int, typer.Option(help="Samples that a ReLU network is balanced or calibrated by.")] = 1024,
     percentile: Annotated[float, typer.Option(help="balance: V of a layer among its activations; 100 is the largest.")] = 100.0,
     initial: Annotated[float, typer.Option(help="ReLU: V0 as a fraction of V, such as 0.5.")] = 0.0,
-    iterations: Annotated[int, typer.Option(help="calibrate-advanced: of Adam, a layer; 5000 are published.")] = 500,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    passphrase_env: PassphraseEnvOption = None,
+    passphrase: PassphraseOption = False,
+    iterations: Annotated[
+        int | None, typer.Option(help="Of Adam. calibrate-advanced: a layer, 500 (5000 are published). private: an image, 2500.")
+    ] = None,
+    pixel_rate: Annotated[float | None, typer.Option(help="private: learning rate of the pixels, 0.001 by default.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="private: of the spiking network, poisson by default.")] = None,
+    scale: Annotated[float | None, typer.Option(help="private: of the balanced thresholds, 0.5 by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="private: of training through time, 10 by default; 0 leaves it out.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="private: images a step of training, 128 by default.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="private: of training, 0.001 by default.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="private: of the distillation, 4 by default.")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="private: of the distillation beside labels, in [0, 1]; 1 by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="private: of images, order and draws; 0 by default.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a missing data set, with its checksum.")] = False,
 ) -> None:
-    """Turn a trained ANN into a spiking network, and say layer by layer where the two differ on the test samples."""
+    """Turn a trained ANN into a spiking network, and say layer by layer where the two differ on the test samples. The method private
+    makes its own images from the ANN and takes no data set."""
+    if private.wanted(locals()):
+        private.convert_privately(locals())
+        return
+    if data is None:
+        raise ConfigError(f"The conversion {method!r} needs --data: where the network and the ANN are compared.")
     from trustsnn.process import keep_freed_memory, sleep_while_waiting
 
     keep_freed_memory()
@@ -46,11 +81,13 @@ def convert(
     from trustsnn.runners.resolve import fit
 
     set_threads(threads)
-    ann = load_network(model)
+    ann = load_network(model, key=key_of(key_file, key_env, passphrase_env, passphrase))
     if method in CALIBRATIONS:
         sets = splits(data, data_root, download)
         test = sets["test"]
-        given = Calibration(sets["train"].take(calibration), percentile, initial=initial, iterations=iterations)
+        given = Calibration(
+            sets["train"].take(calibration), percentile, initial=initial, iterations=500 if iterations is None else iterations
+        )
     else:
         test, given = load(data, "test", root=data_root, download=download), None
     fit(ann, test)

@@ -15,9 +15,24 @@ from rich.table import Table
 
 import trustsnn
 from trustsnn.cli.audit import audit
+from trustsnn.cli.certify import certify
 from trustsnn.cli.convert import convert
+from trustsnn.cli.dp import dp
+from trustsnn.cli.harden import harden
 from trustsnn.cli.language import generate, spikegpt
-from trustsnn.cli.recipes import onestep, s4nn
+from trustsnn.cli.recipes import compress, onestep, s4nn
+from trustsnn.cli.seal import (
+    KeyEnvOption,
+    KeyFileOption,
+    PassphraseEnvOption,
+    PassphraseOption,
+    key_of,
+    keygen,
+    opened,
+    seal,
+    unseal,
+    verify,
+)
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
@@ -33,12 +48,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for recipe in (onestep, s4nn, spikegpt):
+for recipe in (compress, dp, onestep, s4nn, spikegpt):
     train_app.command(recipe.__name__)(recipe)
 app.add_typer(train_app, name="train")
 app.command()(convert)
+app.command()(certify)
 app.command()(generate)
 app.command()(audit)
+app.command()(harden)
+for command in (keygen, seal, unseal, verify):
+    app.command()(command)
 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `trustsnn audit --out` writes it.")]
 
@@ -107,6 +126,12 @@ def _profiles() -> dict[str, str]:
     return {name: profile.description for name, profile in PROFILES.items()}
 
 
+def _recipes() -> dict[str, str]:
+    from trustsnn.defenses.robust.catalogue import RECIPES
+
+    return {name: f"{entry.description} ({entry.paper})" for name, entry in RECIPES.items()}
+
+
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "attacks": _attacks,
     "corruptions": _corruptions,
@@ -114,6 +139,7 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "datasets": _datasets,
     "profiles": _profiles,
+    "recipes": _recipes,
 }
 
 
@@ -139,11 +165,16 @@ def inspect_command(
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set: then also the spike rate of each layer.")] = None,
     samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    passphrase_env: PassphraseEnvOption = None,
+    passphrase: PassphraseOption = False,
 ) -> None:
     """Say what a model is: its input, its time steps, its layers and their parameters, and which of them take more than spikes."""
     from trustsnn.runners.inspect import describe_model
 
-    for line in describe_model(model, weights, data, samples):
+    found = opened(model, key_of(key_file, key_env, passphrase_env, passphrase), weights)
+    for line in describe_model(found, weights, data, samples):
         typer.echo(line)
 
 

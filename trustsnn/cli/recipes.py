@@ -1,10 +1,10 @@
-"""`trustsnn train s4nn` and `trustsnn train onestep`: recipes for networks that `trustsnn.models.build` does not make."""
+"""`trustsnn train s4nn`, `onestep` and `compress`: networks that `trustsnn.models.build` does not make, or that need another one."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -94,3 +94,45 @@ def onestep(
     options.train_and_save(
         "onestep", network, sets, out or options.folder(model, data, windows), options.training_settings(locals()), seed, quiet
     )
+
+
+def compress(
+    ann: Annotated[Path, typer.Option("--ann", help="Checkpoint folder of the dense teacher; see `trustsnn train ann`.")],
+    data: options.DataOption,
+    out: Annotated[Path, typer.Option(help="Checkpoint folder.")],
+    sparsity: Annotated[float, typer.Option(help="Share of the synapses that is to be gone.")] = 0.9,
+    sparse: Annotated[str, typer.Option(help="How they go: gradr, magnitude or random.")] = "gradr",
+    alpha: Annotated[float, typer.Option(help="Weight of the distance of the attention maps; 0 is plain sparse training.")] = 0.1,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers with maps, with commas; all by default. See `trustsnn inspect`.")
+    ] = None,
+    epochs: options.EpochsOption = None,
+    batch_size: options.BatchOption = 128,
+    optimizer: options.OptimizerOption = "adamw",
+    learning_rate: options.RateOption = 2e-3,
+    weight_decay: options.DecayOption = 1e-4,
+    augment: options.AugmentOption = "none",
+    label_smoothing: options.SmoothingOption = 0.0,
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    data_root: options.RootOption = None,
+    download: options.DownloadOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Attention-guided compression: a sparse network of the teacher's architecture learns from its attention maps, for `trustsnn train
+    hybrid`, which keeps its sparsity. The same command goes on where a killed run stopped."""
+    options.prepare(threads)
+    from trustsnn.checkpoint import load_network
+    from trustsnn.models.zoo import rebuild
+    from trustsnn.runners.resolve import fit
+    from trustsnn.training.attention import AttentionGuided
+
+    sets = options.splits(data, data_root, download)
+    teacher = load_network(ann)
+    fit(teacher, sets["test"])
+    guided = AttentionGuided(teacher, alpha, None if layers is None else layers.split(","), label_smoothing)
+    student: Any = rebuild({**teacher.architecture, "arguments": {**teacher.architecture["arguments"], "seed": seed}})
+    options.train_and_save(
+        "compress", student, sets, out, options.training_settings(locals()), seed, quiet,
+        sparse={"sparsity": sparsity, "how": sparse}, losses=guided,
+    )  # fmt: skip

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from trustsnn.data import Dataset
     from trustsnn.models import SpikingNetwork
+    from trustsnn.training import Recipe
 
 train_app = typer.Typer(help="Train a bundled model. One sub-command a recipe.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -56,7 +57,9 @@ def bptt(
     weight_decay: DecayOption = 1e-4,
     label_smoothing: SmoothingOption = 0.0,
     augment: AugmentOption = "none",
-    encoder: Annotated[str | None, typer.Option(help="direct, poisson, latency or rank-order; events have frames.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="direct, poisson, latency, single-spike or rank-order; events have frames.")
+    ] = None,
     readout: Annotated[str, typer.Option(help="membrane or spike-count.")] = "membrane",
     leak: Annotated[float, typer.Option(help="Leak factor of the membrane, 1 for integrate-and-fire.")] = 0.5,
     threshold: Annotated[float, typer.Option(help="Firing threshold.")] = 1.0,
@@ -67,7 +70,7 @@ def bptt(
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
     sparsity: Annotated[float | None, typer.Option(help="Share of the synapses that is to be gone; none by default.")] = None,
     sparse: Annotated[str, typer.Option(help="How they go: gradr, magnitude or random.")] = "gradr",
-    norm: Annotated[str, typer.Option(help="batch, td, bntt or none.")] = "batch",
+    norm: Annotated[str, typer.Option(help="batch, td, bntt, group or none.")] = "batch",
     merge: Annotated[str | None, typer.Option(help="Of a SEW-ResNet: add, and or iand.")] = None,
     heads: Annotated[int | None, typer.Option(help="Of a Spikformer's or Spikingformer's attention.")] = None,
     channels: ChannelsOption = 1.0,
@@ -179,7 +182,8 @@ def hybrid(
     download: DownloadOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Convert a ReLU network and train it on through time, for few steps. The same command goes on where a killed run stopped."""
+    """Convert a ReLU network and train it on through time, for few steps. Synapses that are 0 stay 0. The same command goes on where a
+    killed run stopped."""
     prepare(threads)
     from contextlib import nullcontext
 
@@ -199,7 +203,7 @@ def hybrid(
     start["weights"] = model_hash(network)
     settings = training_settings(locals())
     with STDB().applied(network) if stdb else nullcontext():
-        train_and_save("hybrid", network, sets, out, settings, seed, quiet, start)
+        train_and_save("hybrid", network, sets, out, settings, seed, quiet, start, keep_zeros=True)
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -254,34 +258,41 @@ def _train(
 
 def train_and_save(
     recipe: str, network: SpikingNetwork, sets: dict[str, Dataset], out: Path, settings: dict[str, Any], seed: int, quiet: bool,
-    start: dict[str, Any] | None = None, sparse: dict[str, Any] | None = None,
+    start: dict[str, Any] | None = None, sparse: dict[str, Any] | None = None, losses: Recipe | None = None, keep_zeros: bool = False,
 ) -> None:  # fmt: skip
-    """Train a network on the training split, save it, and say its accuracy on the test split; `sparse` is for `train_sparse`."""
-    import trustsnn
-    from trustsnn.errors import ConfigError
-    from trustsnn.runners.progress import TrainingReporter
-    from trustsnn.training import TrainConfig, train
-    from trustsnn.training.compress import train_sparse
+    """Train a network on the training split, save it, and say its accuracy on the test split.
 
-    if settings["epochs"] is None:
-        if settings["batch_size"] < 1:
-            raise ConfigError(f"Expected a batch size of at least 2, got {settings['batch_size']}.")
-        settings["epochs"] = min(30, max(4, round(2000 / max(1, len(sets["train"]) // settings["batch_size"]))))
+    `sparse` is for `train_sparse`, `losses` what a step minimises if not cross-entropy. `keep_zeros`: synapses that are 0 stay so.
+    """
+    import trustsnn
+    from trustsnn.runners.progress import TrainingReporter
+    from trustsnn.training import TrainConfig, masked, train
+    from trustsnn.training.compress import train_sparse, zero_masks
+
+    settings["epochs"] = settings["epochs"] or enough_epochs(sets["train"], settings["batch_size"])
     config = TrainConfig(**settings, seed=seed)
     begun = time.perf_counter()
-    with TrainingReporter(quiet) as reporter:
+    zeros = zero_masks(network) if keep_zeros else {}
+    with TrainingReporter(quiet) as reporter, masked(network, zeros):
         log = (train_sparse if sparse else train)(
-            network, sets["train"], config, test=sets["test"], folder=out / "training", start=start, **(sparse or {}),
+            network, sets["train"], config, test=sets["test"], folder=out / "training", start=start, recipe=losses, **(sparse or {}),
             on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, config.epochs),
         )  # fmt: skip
     said = {"recipe": recipe, "data": sets["train"].sha256, "epochs": len(log), "seed": seed, **(start or {})}
     if sparse:
         said["sparse"] = sparse
+    if losses:
+        said["losses"] = losses.describe()
     trustsnn.save(network, out, training=said)
     conclude(network, sets["test"], out, seed, begun)
-    if sparse:
+    if sparse or zeros:
         _say_synapses(network)
+
+
+def enough_epochs(data: Dataset, batch_size: int) -> int:
+    """As many as make about 2,000 steps, from 4 to 30."""
+    return min(30, max(4, round(2000 / max(1, len(data) // max(1, batch_size)))))
 
 
 def conclude(network: nn.Module, test: Dataset, out: Path, seed: int, begun: float) -> None:

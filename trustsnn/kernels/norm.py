@@ -76,6 +76,25 @@ def backward(
         totals[0].data_ptr() if sums else None, totals[1].data_ptr() if sums else None,
     )  # fmt: skip
     to_beta, with_x = channel_sums.sum(0)
+    to_gamma = _through_statistics(out, x, to_beta, with_x, mean, spread, gamma)
+    leak, threshold = (totals[0].sum(1), totals[1].sum(1)) if sums else (None, None)
+    return Gradients(out.flatten(0, 1), to_gamma, to_beta, leak, threshold)
+
+
+def backward_alone(x: Tensor, to_out: Tensor, mean: Tensor, spread: Tensor, gamma: Tensor) -> Gradients:
+    """The gradients of x times scale plus shift alone."""
+    out, pixels = torch.empty_like(x).copy_(to_out), x.numel() // x.shape[1]
+    to_beta, with_x = (statistics(each)[0] * pixels for each in (out, out * x))
+    return Gradients(out, _through_statistics(out, x, to_beta, with_x, mean, spread, gamma), to_beta, None, None)
+
+
+def _through_statistics(
+    out: Tensor, x: Tensor, to_beta: Tensor, with_x: Tensor, mean: Tensor, spread: Tensor, gamma: Tensor
+) -> Tensor:
+    """dLoss/dgamma; `out`, dLoss/d(normalised x), becomes dLoss/dx in place. `to_beta` and `with_x` are the channels' sums of it and of
+    its product with x."""
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    scale = (gamma.double() / spread).float()
     to_gamma = (with_x - to_beta * mean) / spread
     # dx = scale (g - mean(g) - xhat mean(g xhat)) with xhat = (x - mean) / spread
     slope = -gamma.double() * to_gamma / (spread.square() * pixels)
@@ -83,8 +102,7 @@ def backward(
     required().trustsnn_channel_combine(
         out.data_ptr(), x.data_ptr(), by.data_ptr(), pixels, channels, torch.get_num_threads()
     )  # fmt: skip
-    leak, threshold = (totals[0].sum(1), totals[1].sum(1)) if sums else (None, None)
-    return Gradients(out.flatten(0, 1), to_gamma, to_beta, leak, threshold)
+    return to_gamma
 
 
 def affine(mean: Tensor, spread: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

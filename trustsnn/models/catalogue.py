@@ -11,6 +11,7 @@ MODELS = {
     "sew-resnet-small": "the same with 7 convolutions (32 to 128)",
     "ms-resnet18": "membrane-shortcut residuals (Hu 2021), 17 convolutions (64 to 512)",
     "ms-resnet34": "the same with 33 convolutions",
+    "ms-resnet104": "the same with 105 convolutions, three of them before the first block",
     "ms-resnet-small": "the same with 7 convolutions (32 to 128)",
     "spikformer-4-256": "spiking self-attention, residuals of spikes (Zhou 2023): 4 blocks, tokens of 256 channels",
     "spikformer-2-384": "the same with 2 blocks, 384 channels",
@@ -28,6 +29,7 @@ MODELS = {
 BUILDERS = {
     "onestep": "trustsnn.models.onestep:build_onestep",
     "onestep-rnn": "trustsnn.models.onestep:build_onestep",
+    "extended": "trustsnn.models.extended:build_extended",
     "s4nn": "trustsnn.temporal.s4nn:S4NN",
     "alpha": "trustsnn.temporal.alpha:AlphaNetwork",
 }

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn.models.branches import MERGES, Branches
+from trustsnn.models.gates import Gate
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BitSerial
+from trustsnn.neurons.evolving import EvolvingLeak
 from trustsnn.neurons.synapses import Synapses
 
 Kind = Literal["spikes", "averages", "encoder", "sums", "real"]
 
-_PASSING = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)  # 0 and 1 in, 0 and 1 out
+_PASSING = (Gate, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)  # 0 and 1 in, 0 and 1 out
 _BINARY_CODES = ("poisson", "latency", "rank-order")
 
 
@@ -33,7 +35,7 @@ _SPIKES = Flow("spikes", "spikes")
 
 def fires(neuron: SpikingNeuron) -> bool:
     """Whether what a layer of neurons gives is 0 and 1; an ANN's activations in its place are not."""
-    return type(neuron) in (SpikingNeuron, BitSerial)
+    return type(neuron) in (SpikingNeuron, BitSerial, EvolvingLeak)
 
 
 def inputs_of(network: SpikingNetwork) -> dict[str, Flow]:

@@ -15,13 +15,15 @@ from trustsnn.encoders import Generator, encoder
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
 from trustsnn.models.branches import MERGES, Branches
+from trustsnn.models.gates import Gate
 from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BiasAtLast, place_values
 from trustsnn.neurons.estimator import mean_over_time
-from trustsnn.neurons.normalised import can_normalise, normalised_fire
+from trustsnn.neurons.normalised import can_normalise, normalised, normalised_fire
 from trustsnn.neurons.synapses import Synapses, average_pool
+from trustsnn.rng import Draws
 
 
 class Fork(NamedTuple):
@@ -34,6 +36,8 @@ class Fork(NamedTuple):
 Runs = nn.Module | Synapses | Fork
 Stage = tuple[str, Runs]
 Look = Callable[[str, Runs, Tensor], None]  # a stage by its name, and what it gives [T * batch, ...]
+Fire = Callable[[str, SpikingNeuron, Tensor, int], Tensor]  # spikes of a layer by its name, for a current and a number of steps
+Membranes = dict[SpikingNeuron, Tensor]
 
 READOUTS = {
     "membrane": "mean over time of the last layer's current: a membrane that never fires",
@@ -91,6 +95,49 @@ class SpikingNetwork(nn.Module):
             membrane = logits.detach().cumsum(0)
         return Trace(logits, counts, membrane)
 
+    def part(self, x: Tensor, steps: range, membranes: Membranes, generator: Generator = None) -> Tensor:
+        """Logits [len(steps), B, K] of some of the time steps, one after the other.
+
+        `membranes` holds what the steps before these left in each layer of neurons, nothing at the start, and afterwards what these left;
+        it carries no gradient. The parts of an input give the same spikes as all steps at once. All steps in one part are the
+        forward pass as it is, and leave nothing.
+        """
+        if len(steps) == self.spec.steps:
+            return self._run(x, generator)[0]
+        if self.spec.readout == "bits":
+            raise ConfigError("A bit-serial network runs all of its time steps at once: its neurons wait for the last current.")
+
+        def resume(name: str, neuron: SpikingNeuron, current: Tensor, count: int) -> Tensor:
+            spikes, membranes[neuron] = neuron.resume(current, count, membranes.get(neuron))
+            return spikes
+
+        return self._run(x, generator, fire=resume, part=steps)[0]
+
+    def distances(self, x: Tensor, generator: Generator = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits [B, K] of a batch, and of each layer of neurons by name the distance u - V of the membrane before the spike to the
+        threshold, [T, B, ...]. All of them carry gradients."""
+        found: dict[str, Tensor] = {}
+
+        def observe(name: str, neuron: SpikingNeuron, current: Tensor, count: int) -> Tensor:
+            spikes = neuron.fire(current, count)
+            found[f"layers.{name}"] = neuron.distances(current, spikes)
+            return spikes
+
+        logits = mean_over_time(self._run(x, generator, fire=observe)[0])
+        return logits, found
+
+    def activations(self, x: Tensor, generator: Generator = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits [B, K], and the mean over the steps of what each layer of neurons gives, [B, ...neurons], by its name: firing
+        rates, or activations of an ANN. Both let a gradient through."""
+        rates: dict[str, Tensor] = {}
+
+        def keep(name: str, stage: Runs, out: Tensor) -> None:
+            if isinstance(stage, SpikingNeuron):
+                rates[f"layers.{name}"] = mean_over_time(out.unflatten(0, (self.spec.steps, len(x))))
+
+        logits, _ = self._run(x, generator, keep)
+        return mean_over_time(logits), rates
+
     @contextmanager
     def fixed(self) -> Iterator[None]:
         """Inside, weights do not change and the model is in eval mode: normalisation is folded into the weights once."""
@@ -146,20 +193,25 @@ class SpikingNetwork(nn.Module):
                 stages.append((name, layer))
         return stages
 
-    def _run(self, x: Tensor, generator: Generator, look: Look | None = None) -> tuple[Tensor, Tensor]:
-        """The logits of each step, and the membrane of a spiking readout if `look` is there, which sees what each stage gives."""
+    def _run(
+        self, x: Tensor, generator: Generator, look: Look | None = None, *, fire: Fire | None = None, part: range | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The logits of each step of a `part`, or of all, and the membrane of a spiking readout if `look` is there, which sees what each
+        stage gives. `fire` is how neurons fire where that is not `SpikingNeuron.fire`."""
         spec = self.spec
+        part = range(spec.steps) if part is None else part
         if tuple(x.shape[1:]) != spec.input_shape:
             raise ModelContractError(
                 f"Expected a batch of shape [B, {', '.join(map(str, spec.input_shape))}], got {list(x.shape)}."
             )
         h = encoder(spec.encoder).encode(x, spec.steps, generator)
+        h = h[part.start : part.stop] if len(h) > 1 else h
         signal = Signal(h.flatten(0, 1), len(h))
-        run = _Pass(len(x), spec.steps, self.layers[-1], look, signal.h)
+        run = _Pass(len(x), part, self.layers[-1], look, signal.h, fire, generator)
         signal = run.through(self.stages(), signal)
-        if signal.steps < spec.steps:
+        if signal.steps < len(part):
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
-        return self.read(signal.h.unflatten(0, (spec.steps, len(x)))), run.membrane
+        return self.read(signal.h.unflatten(0, (len(part), len(x)))), run.membrane
 
     def read(self, h: Tensor) -> Tensor:
         """The logits of each step, whose mean are the network's, from what the last layer gives, both [T, B, K]."""
@@ -182,33 +234,50 @@ class _Pass:
     """One forward pass through the stages of a network."""
 
     batch: int
-    steps: int
+    part: range  # of the time steps
     last: nn.Module
     look: Look | None
     membrane: Tensor  # before the spikes of the last layer, if it has some and `look` is there
+    fire: Fire | None
+    generator: Generator
+
+    @property
+    def steps(self) -> int:
+        return len(self.part)
 
     def through(self, stages: Sequence[Stage], signal: Signal) -> Signal:
         for place, (name, stage) in enumerate(stages):
-            if place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
+            if place + 1 < len(stages) and self._joined(stage, stages[place + 1][1]):
                 continue  # done with the neurons that follow
             if isinstance(stage, SpikingNeuron):
-                signal = self._fire(stage, stages[place - 1][1] if place else None, signal)
+                signal = self._fire(name, stage, stages[place - 1][1] if place else None, signal)
             elif isinstance(stage, Fork):
                 signal = self._merge(stage, signal)
             elif isinstance(stage, BatchNormThroughTime):
-                signal = Signal(stage(signal.h, signal.steps), self.steps)
+                signal = Signal(stage(signal.h, signal.steps, self.part), self.steps)
+            elif self.fire is not None and place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
+                signal = signal._replace(h=normalised(stage, signal.h), spikes=False)  # type: ignore[arg-type]
+            elif isinstance(stage, Gate):
+                draws = self.generator.child("gate", name) if isinstance(self.generator, Draws) else self.generator
+                signal = signal._replace(h=stage(signal.h, self.part, draws))
             else:
                 signal = Signal(through(stage, signal.h, signal.spikes, self.batch), signal.steps)
             if self.look is not None:
                 self.look(name, stage, signal.h)
         return signal
 
-    def _fire(self, neuron: SpikingNeuron, before: Runs | None, signal: Signal) -> Signal:
-        if before is not None and can_normalise(before, neuron):
+    def _joined(self, layer: Runs, neuron: Runs) -> bool:
+        """Whether these are normalisation and neurons that run as one."""
+        return self.fire is None and can_normalise(layer, neuron)
+
+    def _fire(self, name: str, neuron: SpikingNeuron, before: Runs | None, signal: Signal) -> Signal:
+        if before is not None and self._joined(before, neuron):
             fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
             return Signal(fired, self.steps, True)
         current = signal.h.unflatten(0, (signal.steps, self.batch))
-        if self.look is not None and neuron is self.last:
+        if self.fire is not None:
+            spikes = self.fire(name, neuron, current, self.steps)
+        elif self.look is not None and neuron is self.last:
             spikes, self.membrane = neuron.unroll(current, self.steps)
         else:
             spikes = neuron.fire(current, self.steps)
@@ -224,7 +293,7 @@ class _Pass:
 
 
 _KNOWN = (
-    Synapses, SpikingNeuron, BatchNormThroughTime, nn.AvgPool2d, nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout,
+    Synapses, SpikingNeuron, BatchNormThroughTime, Gate, nn.AvgPool2d, nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout,
     nn.Dropout2d,
 )  # fmt: skip
 

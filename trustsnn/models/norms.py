@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,16 +11,26 @@ from torch import Tensor, nn
 NORMS = {
     "td": "batch normalisation over batch, time and space whose weights start at the threshold (tdBN, Zheng 2021)",
     "bntt": "batch normalisation of each time step by itself, without bias (Kim & Panda 2021)",
+    "group": "group normalisation of each sample and time step by itself (Wu & He 2018), which private training can have",
     "batch": "batch normalisation over batch, time and space",
     "none": "no normalisation: layers have a bias",
 }
+
+
+_IN_A_GROUP = 16  # channels, as in Wu & He 2018, table 3
+
+
+def group_norm(features: int) -> nn.GroupNorm:
+    """Group normalisation of [N, features, ...] with groups of 16 channels, or of more where 16 does not divide them."""
+    return nn.GroupNorm(math.gcd(features, max(1, features // _IN_A_GROUP)), features)
 
 
 class BatchNormThroughTime(nn.Module):
     """Batch normalisation with statistics and weights [T, C] of each time step's own and without bias (BNTT, Kim & Panda 2021,
     arXiv 2010.01729): y_t = weight_t (x_t - mean_t) / sqrt(var_t + eps).
 
-    `forward` takes [given * B, C, ...], `given` being T, or 1 for the same input at every step, and gives [T * B, C, ...].
+    `forward` takes [given * B, C, ...], `given` being T, or 1 for the same input at every step, and gives [T * B, C, ...]; or that
+    of a part of the time steps, T then being their number.
     `flat`: the input is [N, C] and has no pixels.
     """
 
@@ -32,9 +44,10 @@ class BatchNormThroughTime(nn.Module):
         self.register_buffer("running_mean", torch.zeros(steps, features))
         self.register_buffer("running_var", torch.ones(steps, features))
 
-    def forward(self, x: Tensor, given: int) -> Tensor:
-        steps = x.unflatten(0, (given, -1)).expand(len(self.weight), *[-1] * x.dim())
-        return torch.cat([self._normalise(step, t) for t, step in enumerate(steps)])
+    def forward(self, x: Tensor, given: int, part: range | None = None) -> Tensor:
+        part = range(len(self.weight)) if part is None else part
+        steps = x.unflatten(0, (given, -1)).expand(len(part), *[-1] * x.dim())
+        return torch.cat([self._normalise(step, t) for t, step in zip(part, steps, strict=True)])
 
     def _normalise(self, x: Tensor, t: int) -> Tensor:
         if self.training:

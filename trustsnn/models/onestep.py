@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
+from trustsnn.models.norms import group_norm
 from trustsnn.models.onestep_rnn import Sweep
 from trustsnn.models.spec import ModelSpec, Trace
-from trustsnn.neurons import Dynamics, GradientEstimator, LayerRecord, SpikingNeuron, Surrogate
+from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
+from trustsnn.neurons.unrolled import Derivatives, spike
 
 _ANGLE = math.pi / 4
 
@@ -76,48 +78,6 @@ def _one(first: Tensor, second: Tensor, dilated: bool, size: int, dim: int) -> T
     return torch.cat([start, (shared + same) / 2, end], dim)
 
 
-class _Derivatives:
-    """The spike's derivative in all windows, asked of the estimator once, in the first backward step.
-
-    To the estimator the windows are steps of neurons without leak: what it makes of a gradient of 1 is then the derivative alone,
-    and the recursion is left to autograd.
-    """
-
-    def __init__(self, neuron: SpikingNeuron, current: Tensor, threshold: Tensor) -> None:
-        self.estimator: GradientEstimator = neuron.estimator
-        self.dynamics = neuron.dynamics
-        self.current, self.threshold = current.detach(), threshold.detach()
-        self.distances: list[Tensor] = []
-        self.found: Tensor | None = None
-
-    def at(self, window: int) -> Tensor:
-        """The derivative in one window, [B, ...]."""
-        if self.found is None:
-            membrane = torch.stack(self.distances) + self.threshold
-            record = LayerRecord(membrane, self.current, torch.zeros_like(self.threshold), self.threshold, self.dynamics)
-            self.found = self.estimator.backward(record, torch.ones_like(membrane), False).current
-        return self.found[window]
-
-
-class _Spike(torch.autograd.Function):
-    """1[d >= 0] for the distance d = u - V; backward with the estimator's factor."""
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor, derivatives: _Derivatives) -> Tensor:
-        ctx.derivatives, ctx.window = derivatives, len(derivatives.distances)
-        derivatives.distances.append(distance.detach())
-        return (distance >= 0).to(distance.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.derivatives.at(ctx.window), None
-
-
-def _spike(distance: Tensor, derivatives: _Derivatives) -> Tensor:
-    spikes: Tensor = _Spike.apply(distance, derivatives)  # type: ignore[no-untyped-call]
-    return spikes
-
-
 def membranes(current: Tensor, spikes: Tensor, leak: Tensor) -> list[Tensor]:
     """The membrane u before the spike at each step of a layer with hard reset, from its current and spikes [T, B, ...].
 
@@ -148,12 +108,12 @@ class ProjectedNeuron(SpikingNeuron):
         """Spikes [4, B, ...] for the current, of the same shape, and the membranes [B, ...] of the layer before it in each window."""
         leak, threshold = self.parameters_in_bounds()
         project = PROJECTIONS[self.projection]
-        derivatives = _Derivatives(self, current, threshold)
+        derivatives = Derivatives(self, current, threshold)
         first, *later = current.unbind(0)
-        membrane, spikes = first, [_spike(first - threshold, derivatives)]
+        membrane, spikes = first, [spike(first - threshold, derivatives)]
         for x, handed in zip(later, other[:-1], strict=True):
             membrane = x + leak * (1 - spikes[-1]) * project(handed, membrane)
-            spikes.append(_spike(membrane - threshold, derivatives))
+            spikes.append(spike(membrane - threshold, derivatives))
         return torch.stack(spikes)
 
     def extra_repr(self) -> str:
@@ -238,6 +198,7 @@ def build_onestep(
     steps: int = 1,
     windows: str = "alternating",
     projection: str = "coded",
+    norm: str = "batch",
     channels: float = 1.0,
     depth: int = 1,
     leak: float = 0.4,
@@ -257,12 +218,15 @@ def build_onestep(
         steps: 1, but with windows "none".
         windows: one of `WINDOWS`.
         projection: one of `PROJECTIONS`.
+        norm: "batch" or "group", see `trustsnn.models.norms.NORMS`.
         channels: multiplies the channels of each stage.
         depth: cells in a stage.
         leak, threshold, surrogate, width, learn: see `Dynamics` and `Surrogate`; the authors' values unless given.
     """
     arguments = {**{key: value for key, value in locals().items() if key != "name"}, "input_shape": list(input_shape)}
-    _check(name, tuple(input_shape), steps, windows, projection, channels, depth, seed)
+    if norm == "batch":
+        del arguments["norm"]  # which came later: the hash of a network from before stays
+    _check(name, tuple(input_shape), steps, windows, projection, norm, channels, depth, seed)
     dynamics, slope = Dynamics(leak, threshold), Surrogate(surrogate, width)
     spec = ModelSpec("image", tuple(input_shape), classes, steps, "direct", "membrane", stochastic=False)
     stages = [max(2, 2 * round(count * channels / 2)) for count in ONE_STEP[name] for _ in range(depth)]
@@ -272,7 +236,7 @@ def build_onestep(
         torch.manual_seed(seed)
         for place, outputs in enumerate(stages):
             dilated = windows == "alternating" and place % 2 == 1 and place < len(stages) - depth
-            one, two = _current(name, inputs, outputs, 3), _current(name, outputs, outputs, 2)
+            one, two = _current(name, inputs, outputs, 3, norm), _current(name, outputs, outputs, 2, norm)
             first = SpikingNeuron(dynamics, slope, learn=learn)
             if windows == "none":
                 layers += [*one, first, *two, SpikingNeuron(dynamics, slope, learn=learn)]
@@ -288,17 +252,23 @@ def build_onestep(
     return network(nn.Sequential(*layers), spec, {"name": name, "arguments": arguments})
 
 
-def _current(name: str, inputs: int, outputs: int, axis: int) -> nn.Sequential:
-    """What gives a layer its current: a convolution, or an LSTM along an axis, and batch normalisation."""
+def _current(name: str, inputs: int, outputs: int, axis: int, norm: str) -> nn.Sequential:
+    """What gives a layer its current: a convolution, or an LSTM along an axis, and normalisation."""
+    behind = group_norm(outputs) if norm == "group" else nn.BatchNorm2d(outputs)
     if name == "onestep-rnn":
-        return nn.Sequential(Sweep(inputs, outputs, axis), nn.BatchNorm2d(outputs))
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        return nn.Sequential(Sweep(inputs, outputs, axis), behind)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), behind)
 
 
 def _check(
-    name: str, input_shape: tuple[int, ...], steps: int, windows: str, projection: str, channels: float, depth: int, seed: int
-) -> None:
-    for what, given, known in (("model", name, ONE_STEP), ("windows", windows, WINDOWS), ("projection", projection, PROJECTIONS)):
+    name: str, input_shape: tuple[int, ...], steps: int, windows: str, projection: str, norm: str, channels: float, depth: int,
+    seed: int,
+) -> None:  # fmt: skip
+    options = (
+        ("model", name, ONE_STEP), ("windows", windows, WINDOWS), ("projection", projection, PROJECTIONS),
+        ("norm", norm, ("batch", "group")),
+    )  # fmt: skip
+    for what, given, known in options:
         if given not in known:
             raise ConfigError(f"Unknown {what} {given!r}. Known: {', '.join(known)}.")
     if len(input_shape) != 3:

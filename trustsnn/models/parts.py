@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from trustsnn.models.norms import BatchNormThroughTime
+from trustsnn.models.norms import BatchNormThroughTime, group_norm
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
 
 Shape = tuple[int, ...]  # of a frame: channels, height, width
@@ -55,6 +55,8 @@ class Parts:
     def _norm(self, kind: type[nn.BatchNorm1d | nn.BatchNorm2d], features: int, alpha: float) -> Layers:
         if self.norm == "none":
             return []
+        if self.norm == "group":
+            return [group_norm(features)]
         if self.norm == "bntt":
             return [BatchNormThroughTime(features, self.steps, flat=kind is nn.BatchNorm1d)]
         norm = kind(features)

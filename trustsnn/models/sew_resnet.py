@@ -67,7 +67,7 @@ def _begin_as_identity(norm: nn.Module, parts: Parts, merge: str) -> None:
     the block hands on its shortcut. For "and" the bias is the threshold, as in the authors' code. For the others theirs is 0, a
     threshold away from firing, where the derivative of a triangular surrogate is 0 and the branch would never learn: here the
     membrane comes up to half the threshold at the last step."""
-    if isinstance(norm, nn.BatchNorm2d):
+    if isinstance(norm, nn.BatchNorm2d | nn.GroupNorm):
         d = parts.dynamics
         silent = d.threshold / 2 / sum(d.leak**t for t in range(parts.steps))
         nn.init.zeros_(norm.weight)

@@ -90,7 +90,7 @@ def build(
     if name not in MODELS:
         raise ConfigError(f"Unknown model {name!r}. Known: {', '.join(MODELS)}.")
     if norm not in NORMS:
-        raise ConfigError(f"Expected norm 'td', 'bntt', 'batch' or 'none', got {norm!r}.")
+        raise ConfigError(f"Expected norm 'td', 'bntt', 'group', 'batch' or 'none', got {norm!r}.")
     if not (math.isfinite(channels) and 0 < channels <= 64):
         raise ConfigError(f"Expected channels, a factor, above 0 and up to 64, got {channels}.")
     if type(seed) is not int or not 0 <= seed < 2**63:

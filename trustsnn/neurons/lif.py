@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,15 @@ from trustsnn.neurons.surrogates import Surrogate
 def _held(parameter: Tensor, low: float, high: float) -> Tensor:
     """`parameter` clamped to [low, high], with the gradient of the identity, so that a bound is never a trap."""
     return parameter + (parameter.clamp(low, high) - parameter).detach()
+
+
+def _with_first(current: Tensor, first: Tensor, steps: int) -> Tensor:
+    """`current` [steps, B, ...], or [1, B, ...] for all of them, with `first` [B, ...] at the first step, in the same memory order."""
+    rest = current[1:] if len(current) == steps else current.expand(steps - 1, *current.shape[1:])
+    parts = [first[None], rest] if steps > 1 else [first[None]]
+    if current.dim() == 5 and not current.is_contiguous():  # channels last
+        return torch.cat([part.movedim(2, -1) for part in parts]).movedim(-1, 2)
+    return torch.cat(parts)
 
 
 class SpikingNeuron(nn.Module):
@@ -57,6 +68,42 @@ class SpikingNeuron(nn.Module):
     def unroll(self, current: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor]:
         """Spikes and the membrane before the spike, both [T, B, ...]."""
         return self._run(current, steps, "full")
+
+    def resume(self, current: Tensor, steps: int, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Spikes [steps, B, ...] of further steps, and the membrane [B, ...] that they leave, which carries no gradient.
+
+        `before` is the membrane that the steps before them left, None where these are the first ones. The steps of a sequence one part
+        after the other give the same spikes as all at once.
+        """
+        if before is None:
+            spikes, membrane = self._run(current, steps, "full")
+        else:
+            leak, threshold = self.parameters_in_bounds()
+            current = current * (1 - leak) if self.dynamics.gain == "leaky" else current
+            current = _with_first(current, leak * before + current[0], steps)
+            dynamics = replace(self.dynamics, initial=0.0, gain="unit")
+            spikes, membrane = fire(current, leak, threshold, dynamics, self.estimator, steps=steps)
+        return spikes, self._after(membrane[-1], spikes[-1]).detach()
+
+    def distances(self, current: Tensor, spikes: Tensor) -> Tensor:
+        """The distance u - V of the membrane before the spike to the threshold at each step, [T, B, ...], from the layer's current, of
+        T steps or [1, B, ...], and the spikes [T, B, ...] that it gave.
+
+        Differentiable to all of them; with the gradient of the spikes that is the chain rule of the layer.
+        """
+        leak, threshold = self.parameters_in_bounds()
+        dynamics = self.dynamics
+        current = current * (1 - leak) if dynamics.gain == "leaky" else current
+        after = dynamics.initial * threshold
+        found = []
+        for x, spike, kept in zip(current.expand_as(spikes), spikes, leak.expand(len(spikes)), strict=True):
+            found.append(kept * after + x)
+            after = self._after(found[-1], spike.detach() if dynamics.detach_reset else spike)
+        return torch.stack(found) - threshold
+
+    def _after(self, membrane: Tensor, spikes: Tensor) -> Tensor:
+        """The membrane after the reset of a step."""
+        return membrane * (1 - spikes) if self.dynamics.reset == "hard" else membrane - spikes * self.parameters_in_bounds()[1]
 
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
         if current.dim() < 2:

@@ -100,6 +100,11 @@ def _one_by_one(
     return torch.stack(parts), 0
 
 
+def _transformed(tensor: Tensor) -> bool:
+    """Whether a transform of `torch.func` stands between this tensor and its values and its memory."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
 class _Pool(Operation):
     @staticmethod
     def forward(images: Tensor) -> Tensor:
@@ -223,7 +228,7 @@ class Synapses:
             return False
         if not self.weight.requires_grad:
             return kernel == "native" or spikes
-        if not images.requires_grad or (self.flat and len(images) < _SAMPLES):
+        if not images.requires_grad or _transformed(images) or (self.flat and len(images) < _SAMPLES):
             return False
         some = images.detach()[:: max(1, len(images) // _COUNTED)]
         return convolution.density(convolution.channels_last(some)) <= (_SPARSE_LINEAR if self.flat else _SPARSE)[kernel]
@@ -232,7 +237,7 @@ class Synapses:
         if self.flat:
             return F.linear(images[:, :, 0, 0], self.weight[:, :, 0, 0], self.bias)[:, :, None, None]
         g = self.geometry
-        if accelerated(images) is not None:
+        if accelerated(images) is not None and not _transformed(images):
             images = convolution.channels_last(images)
         return F.conv2d(images, self.weight, self.bias, g.stride, g.padding, g.dilation, g.groups)
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.training.bptt import Progress, TrainConfig, train
 from trustsnn.training.grad_r import GradR
-from trustsnn.training.sparse import check_sparsity, magnitude_masks, masked, random_masks
+from trustsnn.training.sparse import Masks, check_sparsity, magnitude_masks, masked, random_masks
 
 SPARSE = {
     "gradr": "Grad R for half of the epochs, its prior resting at the target; the largest weights that it leaves (LAMP) are then trained on",
@@ -42,7 +44,8 @@ def train_sparse(
         sparsity: in [0, 1), of all synapses together; "random" takes it of each layer. Grad R needs 0.5 or more, and may leave fewer synapses.
         how: one of `SPARSE`.
         alpha: see `GradR`.
-        folder: the second half keeps its state in `folder/masked`. See `train`, as for `on_step`, `on_epoch` and `arguments`.
+        folder: the second half keeps its state in `folder/masked`. See `train`, as for `on_step`, `on_epoch` and `arguments`,
+            of which a `recipe` is for both halves.
     """
     check_sparsity(sparsity)
     if how not in SPARSE:
@@ -73,6 +76,12 @@ def train_sparse(
             _later(row, first)
             for row in train(model, data, rest, folder=folder and folder / "masked", on_step=step, on_epoch=epoch, **arguments)
         ]
+
+
+def zero_masks(model: nn.Module) -> Masks:
+    """For `masked`: what keeps each synapse that is exactly 0 as it is, for the layers that have some. Training that goes on from a
+    sparse network keeps its sparsity inside."""
+    return {name: mask for name, mask in magnitude_masks(model, 0.0).items() if not mask.all()}
 
 
 def _later(row: dict[str, Any], epochs: int) -> dict[str, Any]:

@@ -52,5 +52,11 @@ class CrossEntropy(Recipe):
 
 
 def logits_of(model: SpikingNetwork, x: Tensor, draws: Draws) -> Tensor:
-    """Logits [B, K] of a forward pass; an encoder that draws takes its numbers from the child "encode"."""
-    return model(x, draws.child("encode")) if model.spec.stochastic else model(x)
+    """Logits [B, K] of a forward pass; a network that draws takes its numbers from the child "encode"."""
+    found: Tensor = model(x, generator_of(model, draws)) if model.spec.stochastic else model(x)
+    return found
+
+
+def generator_of(model: SpikingNetwork, draws: Draws) -> Draws | None:
+    """What a stochastic network draws from in a training step, None for one that does not draw."""
+    return draws.child("encode") if model.spec.stochastic else None

@@ -72,8 +72,9 @@ def load_state(
         epoch, log, theirs = told["epoch"], told["log"], told["identity"]
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UnsafeArtifactError(f"{path} is not a whole training state: {error}. Delete {folder} to start again.") from error
-    if theirs != json.loads(canonical_json(identity)):
-        differing = sorted(key for key in identity if theirs.get(key) != json.loads(canonical_json(identity))[key])
+    ours = json.loads(canonical_json(identity))
+    if theirs != ours:
+        differing = sorted(key for key in {*ours, *theirs} if theirs.get(key) != ours.get(key))
         raise ConfigError(
             f"{folder} holds a training run of other settings ({', '.join(differing)} differ). Choose another --out, or "
             "delete that folder."

@@ -1,0 +1,64 @@
+"""leakage.html: what class representations show of each model, and how well an independent classifier recognises it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustsnn.reports import wording
+from trustsnn.reports.pictures import _uri, pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = "trustsnn-leakage/1"
+ROUTES = {
+    "ann": ("ReLU", "a ReLU network with its weights"),
+    "snn": ("spikes", "its spikes, by a surrogate gradient over all steps"),
+}
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def page(record: dict[str, Any], images: Mapping[tuple[int, int], NDArray[Any]]) -> str:
+    """The record of a leakage run as one HTML page that carries its pictures; `images[model, attack]` are those of that attack,
+    [n, C, H, W] in [0, 1], in the order of its "classes". One of each class is shown, the first. Equal records give equal bytes."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=wording.percent, interval=wording.interval, range_text=wording.range_text)
+    models = [
+        {
+            **model,
+            "attacks": [
+                {
+                    **attack,
+                    "way": ROUTES[attack["settings"]["through"]],
+                    "pictures": _pictures(record, attack, images[place, way]),
+                }
+                for way, attack in enumerate(model["attacks"])
+            ],
+        }
+        for place, model in enumerate(record["models"])
+    ]
+    style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template("leakage.html.j2").render(record=record, models=models, style=style) + "\n"
+
+
+def _pictures(record: dict[str, Any], attack: dict[str, Any], images: NDArray[Any]) -> list[dict[str, Any]]:
+    names, found = record["data"]["classes"], []
+    for each in dict.fromkeys(attack["classes"]):
+        row = attack["classes"].index(each)
+        found.append(
+            {
+                "uri": _uri(pixels(images[row])),
+                "label": names[each],
+                "seen": names[attack["predictions"][row]],
+                "right": attack["predictions"][row] == each,
+                "confidence": attack["confidences"][row],
+            }
+        )
+    return found

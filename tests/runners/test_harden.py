@@ -1,0 +1,105 @@
+"""`trustsnn harden`: trained and audited twice with the same cells, and gone on with where it was killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+import trustsnn
+from trustsnn.checkpoint import model_hash
+from trustsnn.data import load
+from trustsnn.errors import ConfigError
+from trustsnn.models import build
+from trustsnn.runners.harden import harden
+from trustsnn.training import TrainConfig, train
+
+SETTINGS = {
+    "attacks": [{"attack": "fgsm"}, {"attack": "pgd", "settings": {"steps": 3}}],
+    "eps": ["0.1"],
+    "samples": 40,
+    "quiet": True,
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", "train"), load("digits", "test")
+
+
+@pytest.fixture(scope="module")
+def plain(digits):
+    network = build("mlp", input_shape=(1, 8, 8), classes=10, seed=0)
+    train(network, digits[0], TrainConfig(epochs=2))
+    return network
+
+
+def files(folder):
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "hardening.json", "hardening.html")}
+
+
+def test_a_network_is_hardened_and_a_killed_run_goes_on(plain, digits, tmp_path, monkeypatch):
+    before = model_hash(plain)
+    config = TrainConfig(epochs=2)
+    whole = harden(plain, "at:eps=1/10:steps=1", *digits, out=tmp_path / "whole", config=config, **SETTINGS)
+    assert model_hash(plain) == before, "the model that came in was changed"
+    assert model_hash(trustsnn.load(tmp_path / "whole")) == model_hash(whole.model) != before
+    said = json.loads((tmp_path / "whole" / "config.json").read_text())["training"]
+    assert said["recipe"]["name"] == "at"
+    assert said["recipe"]["eps"] == float(Fraction("1/10"))
+    assert said["model"] == before
+    cells = [[e["cell"]["threat"] for e in json.loads((tmp_path / "whole" / side / "run.json").read_text())["cells"]]
+             for side in ("before", "after")]  # fmt: skip
+    assert cells[0] == cells[1]
+    assert [row["norm"] for row in whole.result["rows"]] == [None, "linf"]
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trustsnn.runners.harden.checkpoint.save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        harden(plain, "at:eps=1/10:steps=1", *digits, out=tmp_path / "killed", config=config, **SETTINGS)
+    monkeypatch.undo()
+    harden(plain, "at:eps=1/10:steps=1", *digits, out=tmp_path / "killed", config=config, **SETTINGS)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_it_begins_with_the_weights_of_the_model_or_new_ones(plain, digits, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("trustsnn.runners.harden.train", lambda model, *_, **__: seen.update(model=model))
+    for fresh in (False, True):
+        harden(plain, "tgo", *digits, out=tmp_path / str(fresh), fresh=fresh, learn=True, **SETTINGS)
+        learnt = {name.rpartition(".")[2] for name, _ in seen["model"].named_parameters()}
+        assert {"leak", "threshold"} < learnt
+        same = all(torch.equal(seen["model"].state_dict()[name], value) for name, value in plain.state_dict().items())
+        assert same is not fresh
+
+
+def test_a_foreign_model_is_refused(digits, tmp_path):
+    foreign = trustsnn.wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), domain="image", time_steps=1)
+    with pytest.raises(ConfigError, match="bundled network"):
+        harden(foreign, "at", *digits, out=tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(plain, tmp_path):
+    trustsnn.save(plain, tmp_path / "plain")
+    words = ["harden", "plain", "--data", "digits", "--epochs", "1", "--eps", "0.1", "--samples", "30", "--quiet"]
+
+    def run(*more):
+        command = [sys.executable, "-m", "trustsnn", *words, *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+
+    done = run("--with", "tgo", "--out", "out")
+    assert done.returncode in (0, 3), done.stderr
+    assert done.stdout.startswith("Within L∞ 0.1: ")
+    assert (tmp_path / "out" / "hardening.html").is_file()
+    refused = run("--with", "tgoo", "--out", "other")
+    assert refused.returncode == 2
+    assert "Did you mean 'tgo'" in refused.stderr
+    assert not (tmp_path / "other").exists()

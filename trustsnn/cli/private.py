@@ -1,0 +1,99 @@
+"""`trustsnn convert --method private`: a spiking network from an ANN alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from trustsnn.cli import train as options
+from trustsnn.cli.seal import key_of
+from trustsnn.errors import ConfigError
+
+_DATA = ("data", "data_root", "download")  # no data set is read
+_COMPARED = {
+    "double": False,
+    "percentile": 100.0,
+    "initial": 0.0,
+}  # of other methods, with what they are where they are not given
+_OWN = ("pixel_rate", "encoder", "scale", "epochs", "batch_size", "learning_rate", "temperature", "weight", "seed", "quiet")
+
+
+def wanted(given: Mapping[str, Any]) -> bool:
+    """Whether the arguments of `trustsnn convert` ask for the private conversion; ConfigError for options that do not go with the
+    method."""
+    method = given["method"]
+    if method != "private":
+        others = [name for name in _OWN if given[name] not in (None, False)]
+        if others:
+            raise ConfigError(f"{_flags(others)} goes with --method private, got --method {method}.")
+        return False
+    real = [name for name in _DATA if given[name] not in (None, False)]
+    if real:
+        raise ConfigError(
+            f"The private conversion makes its images from the ANN and reads no data set, got {_flags(real)}. Leave it out."
+        )
+    others = [name for name, unset in _COMPARED.items() if given[name] != unset]
+    if others:
+        raise ConfigError(f"The private conversion does not take {_flags(others)}. Leave it out.")
+    return True
+
+
+def convert_privately(given: Mapping[str, Any]) -> None:
+    """Convert with the arguments of `trustsnn convert`, and say how well the network agrees with the ANN on the synthetic images."""
+    options.prepare(given["threads"])
+    from dataclasses import asdict
+
+    import trustsnn
+    from trustsnn.checkpoint import load_network, model_hash
+    from trustsnn.defenses.private import PrivateConversion, Synthesis, convert_privately
+    from trustsnn.defenses.private.conversion import IMAGES, Told, agreement
+    from trustsnn.runners.progress import Reporter
+    from trustsnn.training import TrainConfig
+
+    def told(**names: str) -> dict[str, Any]:
+        return {setting: given[name] for setting, name in names.items() if given[name] is not None}
+
+    if given["steps"] is None:
+        raise ConfigError("The private conversion needs --steps, the number of time steps T.")
+    out: Path = given["out"]
+    training = None
+    if given["epochs"] != 0:
+        named = told(epochs="epochs", batch_size="batch_size", learning_rate="learning_rate", seed="seed")
+        training = TrainConfig(**{"epochs": 10, "learning_rate": 1e-3, **named})
+    how = PrivateConversion(
+        given["steps"],
+        Synthesis(**told(samples="samples", iterations="iterations", learning_rate="pixel_rate", seed="seed")),
+        given["calibration"],
+        training=training,
+        **told(encoder="encoder", scale="scale", temperature="temperature", weight="weight"),
+    )
+    ann = load_network(
+        given["model"], key=key_of(*(given[name] for name in ("key_file", "key_env", "passphrase_env", "passphrase")))
+    )
+    quiet, epochs = given["quiet"], training.epochs if training else 0
+    with Reporter(quiet) as reporter:
+        network, made = convert_privately(
+            ann, how, out,
+            Told(
+                lambda done, total: reporter.bar("synthetic images", done, total),
+                lambda done, total: reporter.line(f"[{done}/{total}] synthetic images"),
+                lambda p: reporter.bar(f"epoch {p.epoch + 1}/{epochs}  loss {p.loss:.4f}", p.step, p.steps),
+                lambda row: reporter.line(f"[{row['epoch']}/{epochs}] loss {row['loss']:.4f}"),
+            ),
+        )  # fmt: skip
+    settings = {name: value for name, value in asdict(how).items() if name != "steps"}
+    trustsnn.save(network, out, training={"recipe": "convert", "method": "private", "ann": model_hash(ann), **settings})
+    same = agreement(network, ann, made)
+    typer.echo(
+        f"{out}: the ANN's class for {same['value']:.2%} of {same['count']} synthetic images "
+        f"(95 % interval {same['low']:.2%} to {same['high']:.2%}), {'which it was trained on' if training else 'untrained'}. "
+        "No data set was read, so its accuracy is not known."
+    )
+    typer.echo(f"{out / IMAGES} shows what the ANN takes for its classes: keep it to yourself, or delete it.")
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join("--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}" for name in names)
