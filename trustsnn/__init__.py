@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from trustsnn.version import __version__
 
 # In a checkout the folder trustsnn/ shadows an installed package. The sibling floors attacks/, defenses/,
 # federated/ and reports/ are mapped under this name by the build; here the same is done by path.

@@ -73,16 +73,16 @@ def fired(
     `tighten(t, u, seen)` may replace the interval of the membrane [B, ...] of step t, `seen` being those of the steps before.
     """
     leak, threshold, gain = lif.leak, lif.threshold, lif.gain
-    after = Interval(*[lif.start.expand_as(x.low[0])] * 2, torch.zeros_like(x.low[0]))
+    after = (lif.start.expand_as(x.low[0]), lif.start.expand_as(x.low[0]))
     seen: list[Interval] = []
     spikes: list[tuple[Tensor, Tensor]] = []
     for t in range(steps):
         current = Interval(*(each[t if len(each) > 1 else 0] for each in x))
         error = current.error
         if rounded:
-            largest = leak * torch.maximum(after.low.abs(), after.high.abs())
+            largest = leak * torch.maximum(after[0].abs(), after[1].abs())
             error = gain * error + 4 * UNIT * (largest + gain * torch.maximum(current.low.abs(), current.high.abs()))
-        u = Interval(leak * after.low + gain * current.low - error, leak * after.high + gain * current.high + error, error)
+        u = Interval(leak * after[0] + gain * current.low - error, leak * after[1] + gain * current.high + error, error)
         if tighten is not None:
             u = tighten(t, u, seen)
         seen.append(u)
@@ -95,7 +95,7 @@ def fired(
         else:
             left_low = left_low + low * (u.low - threshold)
             left_high = silent * u.high + unsure * torch.maximum(threshold, u.high - threshold) + low * (u.high - threshold)
-        after = Interval(left_low, left_high, error)
+        after = (left_low, left_high)
     membrane = Interval(*(torch.stack(each) for each in zip(*seen, strict=True)))
     return Seen(membrane, *(torch.stack(each) for each in zip(*spikes, strict=True)))
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from trustsnn.conversion.segments import check_sequential, segments
 from trustsnn.errors import ConfigError
@@ -139,7 +140,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return x.unflatten(1, shape)
+    return x.view(-1, *shape)
 
 
 def _linear(stage: Synapses, dtype: torch.dtype) -> Map:
@@ -157,7 +158,7 @@ def _convolution(stage: Synapses, shape: tuple[int, ...], dtype: torch.dtype) ->
     return Map(
         lambda x: F.conv2d(x, weight, None, **geometry) + bias,
         lambda r: F.conv2d(r, weight.abs(), None, **geometry),
-        lambda a: torch.nn.grad.conv2d_input((len(a), *shape), weight, a, **geometry),
+        lambda a: conv2d_input((len(a), *shape), weight, a, **geometry),
         bias,
         weight[0].numel(),
     )

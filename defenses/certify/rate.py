@@ -23,6 +23,7 @@ Beside it: Mukhoty et al., ICLR 2024 (certified robustness of rate-coded SNNs in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ from trustsnn.defenses.certify.votes import votes
 
 def radius(low: float, high: float, steps: int) -> float:
     """R of the module's text for a = `low`, b = `high` and T = `steps`, L1 in input units; 0 where a <= b."""
-    return max(0.0, 1 - (1 - (low - high) / 2) ** (1 / steps))
+    return max(0.0, 1 - math.pow(1 - (low - high) / 2, 1 / steps))
 
 
 @dataclass(frozen=True, kw_only=True)

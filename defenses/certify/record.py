@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import trustsnn
 from trustsnn.blocks import frozen
 from trustsnn.canonical import sha256_of
 from trustsnn.checkpoint import model_hash
@@ -21,6 +20,7 @@ from trustsnn.defenses.certify.method import Method
 from trustsnn.errors import ConfigError
 from trustsnn.files import write_text
 from trustsnn.kernels import describe
+from trustsnn.version import __version__
 
 
 def certify(
@@ -62,7 +62,7 @@ def certify(
             "name": data.name, "split": data.split, "sha256": data.sha256, "samples_sha256": data.samples_sha256,
             "domain": data.domain, "max_count": data.max_count, "count": len(data),
         },
-        "environment": {"trustsnn": trustsnn.__version__, "torch": torch.__version__, "kernels": describe()},
+        "environment": {"trustsnn": __version__, "torch": torch.__version__, "kernels": describe()},
         "correct": correct(entries),
         "curve": [{"radius": radius, **certified_accuracy(entries, method.norm, radius)} for radius in at],
         "samples": entries,

@@ -40,7 +40,9 @@ class Layer(NamedTuple):
 
 def parts_of(network: SpikingNetwork) -> list[Part]:
     """The network as matrices. Call inside `frozen(network)`."""
-    parts, matrices, shape = [], [], tuple(network.spec.input_shape)
+    parts: list[Part] = []
+    matrices: list[tuple[Any, Array, int]] = []
+    shape = tuple(network.spec.input_shape)
     for _, stage in network.stages():
         if isinstance(stage, SpikingNeuron):
             parts.append(Part(matrices, stage))
@@ -153,8 +155,9 @@ def _neurons(
         most = leak * np.maximum(abs(left[0]), abs(left[1])) + gain * np.maximum(abs(low), abs(high))
         error = gain * error + 4 * _ROUNDING * most
         low, high = leak * left[0] + gain * low - error, leak * left[1] + gain * high + error
-        for bounds, value in zip(here, (low, high, error), strict=False):
-            bounds.append(value)  # type: ignore[union-attr, arg-type]
+        here.low.append(low)
+        here.high.append(high)
+        here.error.append(error)
         if refine:
             for i in np.flatnonzero(~_fires(low, v, strict) & _fires(high, v, strict)):
                 for side, sign in ((low, 1.0), (high, -1.0)):

@@ -42,7 +42,7 @@ class Smoothing(Sampled):
         check_images(self, model)
 
     def entry(self, model: nn.Module, x: Tensor, sample: str) -> dict[str, Any]:
-        seen = {"seed": self.seed, "sigma": self.sigma}
+        seen: dict[str, Any] = {"seed": self.seed, "sigma": self.sigma}
         chosen = int(votes(model, x, sample, self.selection, task="certify/selection", **seen).argmax())
         successes = int(votes(model, x, sample, self.draws, task="certify/estimate", **seen)[chosen])
         low = lower(successes, self.draws, self.alpha)

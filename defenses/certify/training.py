@@ -79,4 +79,5 @@ def surrogate_spike(lif: Lif, membrane: Tensor) -> Tensor:
     distance = membrane - lif.threshold
     slope = lif.neuron.estimator.surrogate.derivative(distance.detach())  # type: ignore[attr-defined]
     passed = distance * slope
-    return lif.fires(membrane).to(membrane.dtype) + passed - passed.detach()
+    spikes: Tensor = lif.fires(membrane).to(membrane.dtype) + passed - passed.detach()
+    return spikes

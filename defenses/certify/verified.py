@@ -89,4 +89,4 @@ class Verified(Method):
 
     def eps_of(self, place: int) -> float:
         """The eps at a place of the bisection."""
-        return self.largest * place / 2**self.rounds
+        return self.largest * place / float(2**self.rounds)

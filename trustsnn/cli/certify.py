@@ -93,8 +93,8 @@ def certify(
         options.prepare(threads)
         from trustsnn.runners.resolve import fit, resolve_data, resolve_model
 
-        found = resolve_model(opened(str(model), key, weights), weights)
-        taken = resolve_data(data, found.spec, split=split, root=data_root, download=download)  # type: ignore[attr-defined]
+        found: Any = resolve_model(opened(str(model), key, weights), weights)
+        taken = resolve_data(data, found.spec, split=split, root=data_root, download=download)
         fit(found, taken)
         return found, taken
 

@@ -44,8 +44,8 @@ def harden(
     from trustsnn.runners.resolve import resolve_model
     from trustsnn.training import TrainConfig
 
-    network = resolve_model(model)
-    sets = options.splits(data, data_root, download, network.spec.steps)  # type: ignore[union-attr]
+    network: Any = resolve_model(model)
+    sets = options.splits(data, data_root, download, network.spec.steps)
     settings = {**options.training_settings({**locals(), "label_smoothing": 0.0}), "seed": seed}
     settings["epochs"] = settings["epochs"] or options.enough_epochs(sets["train"], batch_size)
     asked: dict[str, Any] = {

@@ -56,7 +56,7 @@ def backward(
 ) -> Gradients:  # fmt: skip
     """The gradients of `forward` where scale and shift came of the batch's own `mean` and standard deviation `spread`, [C]
     in double precision, and of `gamma` and `beta`."""
-    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    channels = x.shape[1]
     scale, shift = affine(mean, spread, gamma, beta)
     sequence = x.unflatten(0, (given, -1))
     steps = len(to_spikes) // sequence.shape[1]

@@ -100,11 +100,11 @@ def test_without_a_ball_the_bounds_are_the_forward_pass(tiny_model, crown):
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["mlp", "conv"])
-def test_the_slow_implementation_says_the_same(name, crown):
-    model = build(
-        name, input_shape=(2, 5, 5), classes=4, channels=0.04, steps=3, reset="soft" if name == "conv" else "hard", seed=6
-    )
+@pytest.mark.parametrize(
+    ("name", "settings"), [("mlp", {"threshold": 0.3, "seed": 6}), ("conv", {"reset": "soft", "threshold": 0.1, "seed": 8})]
+)
+def test_the_slow_implementation_says_the_same(name, settings, crown):
+    model = build(name, input_shape=(2, 5, 5), classes=4, channels=0.04, steps=3, **settings)
     x = torch.from_numpy(stream(1, "x").random((2, 5, 5), dtype=np.float32))
     unsure = []
     with frozen(model), torch.no_grad():

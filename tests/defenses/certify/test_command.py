@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 import trustsnn
-from trustsnn.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -15,17 +16,16 @@ def folder(certified_model, tmp_path_factory):
     return str(trustsnn.save(certified_model, tmp_path_factory.mktemp("models") / "mlp"))
 
 
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as left:
-        main(["certify", *map(str, arguments)])
-    said = capsys.readouterr()
-    return left.value.code, said.out, said.err
+def run(*arguments):
+    command = [sys.executable, "-m", "trustsnn", "certify", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
-def test_certify_writes_and_check_confirms(folder, tmp_path, capsys):
+def test_certify_writes_and_check_confirms(folder, tmp_path):
     out = tmp_path / "out"
     settings = ("--data", "digits", "--method", "ibp", "--largest", "0.05", "--rounds", 2, "--samples", 12, "--radii", "0,1/20")
-    code, said, _ = run(capsys, folder, *settings, "--out", out)
+    code, said, _ = run(folder, *settings, "--out", out)
     assert code == 0
     assert "correct: " in said
     assert "certified at" in said
@@ -34,15 +34,15 @@ def test_certify_writes_and_check_confirms(folder, tmp_path, capsys):
     content = json.loads((out / "certificates.json").read_text())
     assert [point["radius"] for point in content["curve"]] == [0.0, 0.05]
     assert 0 < content["curve"][1]["successes"] <= content["curve"][0]["successes"]
-    code, said, _ = run(capsys, "--check", out / "certificates.json")
+    code, said, _ = run("--check", out / "certificates.json")
     assert code == 0
     assert "of 12 samples" in said
-    code, said, _ = run(capsys, folder, "--data", "digits", "--check", out / "certificates.json", "--samples", 3)
+    code, said, _ = run(folder, "--data", "digits", "--check", out / "certificates.json", "--samples", 3)
     assert code == 0
     assert "3 samples were done again" in said
     path = out / "certificates.json"
     path.write_text(path.read_text().replace('"rounds": 2', '"rounds": 3'))
-    code, _, error = run(capsys, "--check", path)
+    code, _, error = run("--check", path)
     assert code == 4
     assert "altered" in error
 
@@ -60,9 +60,8 @@ def test_certify_writes_and_check_confirms(folder, tmp_path, capsys):
         (["M", "--check", "missing.json"], "go together"),
     ],
 )
-def test_a_mistake_is_one_message_and_writes_nothing(arguments, message, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, _, error = run(capsys, *[{"M": folder, "O": tmp_path / "out"}.get(word, word) for word in arguments])
+def test_a_mistake_is_one_message_and_writes_nothing(arguments, message, folder, tmp_path):
+    code, _, error = run(*[{"M": folder, "O": tmp_path / "out"}.get(word, word) for word in arguments])
     assert code == 2
     assert message in error
     assert not (tmp_path / "out").exists()

@@ -51,17 +51,24 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_a_step_is_the_noisy_clipped_sum_over_the_expected_size(data):
-    """Plain descent, one step with every sample: the batch is the whole set."""
-    model, start = small(), small()
-    config = TrainConfig(epochs=1, batch_size=64, optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1, seed=3)
+def test_steps_are_the_noisy_clipped_sums_over_the_expected_size(data):
+    """Plain descent in two epochs of four steps, against the equations; batches differ in size from the expected one."""
+    model, mine = small(), small().train()
+    config = TrainConfig(epochs=2, batch_size=16, optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1, seed=3)
     _, promise = train_private(model, data, config, SEEDED)
-    assert (promise.rate, promise.steps) == (1.0, 1)
-    x, y = (torch.from_numpy(a) for a in data.batch(range(64)))
-    total = clipped_sum_of(start.train(), x, y, 0.5, draws=Draws(3, "", data.ids))
-    flat = torch.cat([each.flatten() for each in total.values()])
-    noisy = flat + 0.5 * promise.sigma * torch.from_numpy(Seeded(3).normal(0, len(flat))).float()
-    torch.testing.assert_close(weights(start) - weights(model), 0.1 * noisy / 64, rtol=1e-3, atol=1e-7)
+    assert (promise.rate, promise.steps) == (0.25, 8)
+    sizes = []
+    for step in range(8):
+        rows = np.flatnonzero(Seeded(3).uniform(step, 64) < 0.25)
+        sizes.append(len(rows))
+        x, y = (torch.from_numpy(a) for a in data.batch(rows))
+        total = clipped_sum_of(mine, x, y, 0.5, draws=Draws(3, "", tuple(data.ids[i] for i in rows)))
+        drawn = torch.from_numpy(Seeded(3).normal(step, len(weights(mine)))).float()
+        noisy = torch.cat([each.flatten() for each in total.values()]) + 0.5 * promise.sigma * drawn
+        moved = weights(mine) - 0.05 * (1 + np.cos(np.pi * step / 8)) * noisy / 16
+        torch.nn.utils.vector_to_parameters(moved, mine.parameters())
+    assert len(set(sizes)) > 2
+    torch.testing.assert_close(weights(model), weights(mine), rtol=1e-4, atol=1e-5)
 
 
 def test_a_seeded_run_is_repeatable_and_taken_up_bit_for_bit(data, tmp_path):
@@ -86,7 +93,7 @@ def test_secret_noise_is_another_each_time(data):
     one, two = small(), small()
     for model in (one, two):
         promise = train_private(model, data, CONFIG, PrivacyConfig(sigma=1.0, delta=1e-3, accountant="rdp"))[1]
-        assert promise.randomness == "operating system"
+        assert (promise.randomness, promise.sigma) == ("operating system", 1.0)
     assert not torch.equal(weights(one), weights(two))
 
 
