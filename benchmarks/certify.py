@@ -130,7 +130,7 @@ def _whole(outcomes: Outcomes, data: Dataset, given: Namespace, decides: dict[st
         part = data.select(rows)
         what = {**decides, "data": part.samples_sha256, "threads": given.threads}
         parts.append(outcomes.get(what, lambda part=part: compute(data=part)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "seconds"}
+    return {name: np.concatenate([part[name] for part in parts]) for name, kept in parts[0].items() if kept.ndim}
 
 
 def _entries(found: Arrays) -> list[dict[str, Any]]:
@@ -178,13 +178,13 @@ def _arguments(parser: ArgumentParser) -> None:
     add("--steps", type=int, default=4, help="time steps (default %(default)s)")
     add("--epochs", type=int, default=12, help="of each training (default %(default)s)")
     add("--train", type=int, default=20000, help="training images (default %(default)s)")
-    add("--samples", type=int, default=200, help="test images (default %(default)s)")
+    add("--samples", type=int, default=100, help="test images (default %(default)s)")
     add("--chunk", type=int, default=20, help="images that are certified before their outcome is kept (default %(default)s)")
     add("--sigma", type=float, default=0.25, help="of smoothing and of the training for it (default %(default)s)")
     add("--draws", type=int, default=1000, help="of smoothing and rate, an image (default %(default)s)")
     add("--train-eps", type=float, default=0.1, help="of training on interval bounds (default %(default)s)")
     add("--largest", type=float, default=0.16, help="L-inf radius that the bisection begins at (default %(default)s)")
-    add("--rounds", type=int, default=5, help="of bisection (default %(default)s)")
+    add("--rounds", type=int, default=4, help="of bisection (default %(default)s)")
     add(
         "--refine",
         type=int,

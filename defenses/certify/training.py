@@ -41,6 +41,7 @@ class S_IBP(Robust):
     alone: ClassVar[bool] = True
 
     def check(self, model: SpikingNetwork) -> None:
+        super().check(model)
         check_network(model)
 
     def losses(self, model: SpikingNetwork, x: Tensor, y: Tensor, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:

@@ -21,7 +21,7 @@ from trustsnn.defenses.dp.privacy import Guarantee, PrivacyConfig, epsilon, guar
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws
 from trustsnn.training.augment import augment
-from trustsnn.training.bptt import TrainConfig, _check_fit, _optimizer, _set_rate
+from trustsnn.training.bptt import TrainConfig, check_fit, optimizer_of, set_rate
 from trustsnn.training.evaluate import accuracy
 from trustsnn.training.state import TrainingState, load_state, save_state
 
@@ -56,13 +56,13 @@ def train_private(
         ConfigError: batch normalisation, settings that fit no guarantee, or a state of another run.
     """
     config, privacy = config or TrainConfig(), privacy or PrivacyConfig(eps=8.0)
-    _check_fit(model, data)
+    check_fit(model, data)
     refuse_unfit_layers(model)
     source: Randomness = Seeded(config.seed) if privacy.seeded else Secret()
     promise = guarantee(
         privacy, samples=len(data), batch_size=config.batch_size, epochs=config.epochs, randomness=source.name
     )  # fmt: skip
-    optimizer = _optimizer(model, config)
+    optimizer = optimizer_of(model, config)
     identity = {
         "config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data),
         "privacy": asdict(privacy),
@@ -75,7 +75,7 @@ def train_private(
         model.train()
         for place in range(per_epoch):
             step = epoch * per_epoch + place
-            _set_rate(optimizer, config.learning_rate, step / promise.steps)
+            set_rate(optimizer, config.learning_rate, step / promise.steps)
             rows = source.batch(step, len(data), promise.rate)
             total = _clipped(model, data, rows, config, privacy.clip, epoch)
             noise(model, total, source, step, promise.sigma * privacy.clip)

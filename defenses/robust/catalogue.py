@@ -14,6 +14,7 @@ class RecipeEntry(NamedTuple):
 
 
 _HERE = "trustsnn.defenses.robust"
+_CERTIFY = "trustsnn.defenses.certify.training"
 
 RECIPES = {
     "hire": RecipeEntry(f"{_HERE}.hire:HIRE", "input noise crafted between parts of the time steps; alone", "Kundu ICCV 2021"),
@@ -27,6 +28,10 @@ RECIPES = {
     "tgo": RecipeEntry(f"{_HERE}.tgo:TGO", "membranes kept away from the threshold", "Wang ICLR 2026"),
     "mppd-tv": RecipeEntry(f"{_HERE}.mppd_tv:MPPDTV", "membranes of clean and attacked samples alike", "Lai ICLR 2026"),
     "noise": RecipeEntry(f"{_HERE}.noise:Noise", "Gaussian noise on the weights at each step", "Joshi Nat. Commun. 2020"),
+    "gaussian-noise": RecipeEntry(
+        f"{_CERTIFY}:GaussianNoise", "Gaussian noise on images, for randomised smoothing", "Cohen ICML 2019"
+    ),
+    "s-ibp": RecipeEntry(f"{_CERTIFY}:S_IBP", "interval bounds through the network; alone", "Liang NeurIPS 2022"),
 }
 
 RECIPES_FOR_EVENTS = ("mpd-sgr", "tgo", "noise", "stog")

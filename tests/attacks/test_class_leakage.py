@@ -11,6 +11,7 @@ import torch
 
 from trustsnn.attacks.estimators import estimator
 from trustsnn.attacks.leakage import ClassRepresentation, Judge
+from trustsnn.attacks.twin import ann_twin
 from trustsnn.blocks import frozen, predict
 from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError
@@ -90,10 +91,13 @@ def test_the_ascent_raises_the_logit_by_the_image_alone(poisson_model, through):
     assert (raised[[0, 1, 2], [3, 3, 8]] > 0).all()
 
 
-def test_an_estimator_changes_the_route_through_spikes(digits_model):
+def test_the_routes_are_the_twin_and_the_spikes_by_an_estimator(digits_model):
     attack = replace(FEW, through="snn", iterations=3)
     wide = replace(attack, estimator=estimator("stbp", surrogate="atan", width=2.0))
     assert not torch.equal(attack(digits_model, [1]), wide(digits_model, [1]))
+    twin = replace(attack, through="ann")(digits_model, [1])
+    assert not torch.equal(twin, attack(digits_model, [1]))
+    assert torch.equal(twin, attack(ann_twin(digits_model), [1]))
     assert wide.describe()["estimator"]["name"] == "stbp"
     blind = replace(attack, estimator=estimator("stbp", surrogate="rectangular", width=1e-6))
     found = blind.run(digits_model, [1, 2])

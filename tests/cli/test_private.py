@@ -137,10 +137,10 @@ def test_the_same_command_gives_the_same_bytes(ann, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "private", "--steps", 3, "--data", "digits"], "reads no data set, got --data. Leave it out."),
-        (["--method", "private", "--steps", 3, "--data-root", "x", "--download"], "reads no data set, got --data-root, --download."),
+        (["--method", "private", "--steps", 3, "--data", "digits", *TINY], "reads no data set, got --data. Leave it out."),
+        (["--method", "private", "--steps", 3, "--data-root", "x", "--download", *TINY], "reads no data set, got --data-root, --download."),
         (["--method", "private"], "needs --steps"),
-        (["--method", "private", "--steps", 3, "--double"], "does not take --double"),
+        (["--method", "private", "--steps", 3, "--double", *TINY], "does not take --double"),
         (["--method", "private", "--steps", 3, "--samples", 0], "at least 1 for samples of the synthetic images, got 0"),
         (["--method", "balance", "--steps", 3, "--data", "digits", "--lr", 0.1], "--lr goes with --method private, got --method balance"),
         (["--method", "balance", "--steps", 3], "needs --data"),

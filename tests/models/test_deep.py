@@ -190,7 +190,7 @@ def test_the_twin_of_normalisation_through_time_is_its_mean(lively):
         ({"name": "spikformer-small", "heads": 5}, "heads that divide the 128 channels"),
         ({"name": "spikformer-small", "heads": 0}, "got 0"),
         ({"name": "sdt-small", "neuron": "qcfs"}, "does not take neuron = 'qcfs'. Models that do: mlp"),
-        ({"name": "conv", "norm": "layer"}, "Expected norm 'td', 'bntt', 'batch' or 'none', got 'layer'"),
+        ({"name": "conv", "norm": "layer"}, "Expected norm 'td', 'bntt', 'group', 'batch' or 'none', got 'layer'"),
     ],
 )
 def test_options_that_a_model_does_not_have_are_refused(arguments, message):

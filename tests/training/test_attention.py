@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,9 +116,12 @@ def test_the_attention_term_falls(few, teacher, student, digits_test):
 
 def test_alpha_0_is_plain_sparse_training_bit_for_bit(few, teacher):
     plain, guided = network(), network()
-    config = TrainConfig(epochs=2, batch_size=50, learning_rate=5e-3, label_smoothing=0.1, augmentation="shift")
-    log = train_sparse(plain, few, config, 0.9)
-    assert train_sparse(guided, few, config, 0.9, recipe=AttentionGuided(teacher, 0.0, label_smoothing=0.1)) == log
+    config = TrainConfig(epochs=2, batch_size=50, learning_rate=5e-3, augmentation="shift")
+    log = train_sparse(plain, few, replace(config, label_smoothing=0.1), 0.9)
+    guidance = AttentionGuided(teacher, 0.0, label_smoothing=0.1)
+    assert train_sparse(guided, few, config, 0.9, recipe=guidance) == log
+    with pytest.raises(ConfigError, match="smooths labels by itself"):
+        train_sparse(network(), few, replace(config, label_smoothing=0.1), 0.9, recipe=guidance)
     assert model_hash(guided) == model_hash(plain)
 
 

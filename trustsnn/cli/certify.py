@@ -99,7 +99,7 @@ def certify(
         return found, taken
 
     if check is not None:
-        _check(check, sources if model is not None else None, samples, quiet)
+        _check(check, sources if model is not None else None, samples)
         return
     chosen = method_of(method or "crown", given, seed)
     at = None if radii is None else [_eps("radii", each) for each in radii.split(",")]
@@ -160,7 +160,7 @@ def _certify(chosen: Method, sources: Any, samples: int, seed: int, radii: list[
     typer.echo(str(path))
 
 
-def _check(path: Path, sources: Any, samples: int | None, quiet: bool) -> None:
+def _check(path: Path, sources: Any, samples: int | None) -> None:
     from trustsnn.defenses.certify.checker import check, read
 
     content = read(path)

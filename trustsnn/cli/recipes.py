@@ -132,7 +132,8 @@ def compress(
     fit(teacher, sets["test"])
     guided = AttentionGuided(teacher, alpha, None if layers is None else layers.split(","), label_smoothing)
     student: Any = rebuild({**teacher.architecture, "arguments": {**teacher.architecture["arguments"], "seed": seed}})
+    settings = options.training_settings({**locals(), "label_smoothing": 0.0})  # the recipe has it
     options.train_and_save(
-        "compress", student, sets, out, options.training_settings(locals()), seed, quiet,
+        "compress", student, sets, out, settings, seed, quiet,
         sparse={"sparsity": sparsity, "how": sparse}, losses=guided,
     )  # fmt: skip

@@ -92,8 +92,10 @@ def train(
         ConfigError: the state in `folder` is of other settings, or `data` does not fit the model.
     """
     config = config or TrainConfig()
-    _check_fit(model, data)
-    optimizer = _optimizer(model, config)
+    if recipe is not None and config.label_smoothing:
+        raise ConfigError(f"A recipe smooths labels by itself: give label_smoothing to {recipe.name!r}, not to TrainConfig.")
+    check_fit(model, data)
+    optimizer = optimizer_of(model, config)
     per_epoch = max(1, len(data) // config.batch_size)
     identity = {"config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data)}
     if start is not None:
@@ -112,7 +114,7 @@ def train(
         total, correct, seen = 0.0, 0, 0
         for step in range(per_epoch):
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
-            _set_rate(optimizer, config.learning_rate, (epoch * per_epoch + step) / (config.epochs * per_epoch))
+            set_rate(optimizer, config.learning_rate, (epoch * per_epoch + step) / (config.epochs * per_epoch))
             x, y = (torch.from_numpy(a) for a in data.batch(rows))
             draws = Draws(config.seed, f"train/{epoch}", tuple(data.ids[i] for i in rows))
             x = augment(config.augmentation, x, draws.child("augment"))
@@ -144,7 +146,8 @@ def train(
     return state.log
 
 
-def _check_fit(model: SpikingNetwork, data: Dataset) -> None:
+def check_fit(model: SpikingNetwork, data: Dataset) -> None:
+    """ConfigError where the samples or classes of `data` are not those of the model."""
     spec = model.spec
     shape = tuple(data.batch(np.arange(1))[0].shape[1:])
     if data.domain != spec.domain or shape != spec.input_shape or len(data.classes) != spec.classes:
@@ -154,7 +157,8 @@ def _check_fit(model: SpikingNetwork, data: Dataset) -> None:
         )
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that `config` asks for, over all parameters."""
     if config.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(
@@ -162,7 +166,8 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     )
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, base: float, part: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, base: float, part: float) -> None:
+    """The learning rate after the part of a run in [0, 1]: from `base` along a cosine to 0."""
     for group in optimizer.param_groups:
         group["lr"] = base * 0.5 * (1 + math.cos(math.pi * part))
 

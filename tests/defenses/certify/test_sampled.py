@@ -55,6 +55,20 @@ def test_smoothing_finds_the_distance_to_a_halfspace_and_never_more(stochastic):
         assert 0.8 * abs(0.6 - edge) < entry["radius"] < abs(0.6 - edge)
 
 
+@pytest.mark.parametrize("method", [Smoothing(draws=60, selection=20), Rate(draws=60, selection=20)])
+def test_the_class_is_chosen_by_other_draws_than_those_that_bound_it(method, monkeypatch):
+    asked = []
+
+    def watched(model, x, sample, count, *, task, **settings):
+        asked.append((count, task))
+        return np.array([count, 0, 0])
+
+    monkeypatch.setattr(f"trustsnn.defenses.certify.{method.name}.votes", watched)
+    assert method.entry(Halfspace(0.5), torch.zeros(1, 2, 2), "a")["prediction"] == 0
+    assert [count for count, _ in asked] == [20, 60]
+    assert len({task for _, task in asked}) == 2
+
+
 def test_smoothing_abstains_on_the_edge():
     entry = Smoothing(sigma=0.1, draws=400).entry(Halfspace(0.6), torch.full((1, 2, 2), 0.6), "a")
     assert entry["prediction"] is None

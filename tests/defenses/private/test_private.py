@@ -175,7 +175,8 @@ def test_distillation_by_hand(ann, images):
     x, y = (torch.from_numpy(a.copy()) for a in images.take(16).batch(range(16)))
     student = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, steps=2).eval()
     draws = Draws(0, "test", tuple(map(str, range(16))))
-    ((loss, logits),) = Distillation(ann, temperature=3.0, weight=0.7).losses(student, x, y, draws)
+    recipe = Distillation(ann, temperature=3.0, weight=0.7)
+    ((loss, logits),) = recipe.losses(student, x, y, draws)
     loss.backward()
     with torch.no_grad():
         p, q = softmax(copy.deepcopy(ann).eval()(x) / 3, 1), softmax(student(x) / 3, 1)
@@ -183,7 +184,8 @@ def test_distillation_by_hand(ann, images):
         wanted = 0.7 * 9 * told + 0.3 * cross_entropy(student(x), y)
     assert loss.item() == pytest.approx(float(wanted), rel=1e-4)
     assert torch.equal(logits, student(x))
-    assert all(parameter.grad is None for parameter in ann.parameters())
+    assert not any(parameter.requires_grad for parameter in recipe.teacher.parameters())
+    assert all(parameter.grad is not None for parameter in student.parameters())
     ((zero, _),) = Distillation(student).losses(student, x, y, draws)
     assert zero.item() == pytest.approx(0, abs=1e-6)
 

@@ -16,6 +16,7 @@ from trustsnn.kernels import available, using
 from trustsnn.models import build
 from trustsnn.models.extended import build_extended, extended
 from trustsnn.models.gates import Gate
+from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate, reference_forward
 from trustsnn.neurons.evolving import EvolvingLeak
 from trustsnn.neurons.normalised import normalised
@@ -36,6 +37,9 @@ def dyadic(model):
         for parameter in model.parameters():
             if parameter.dim() > 0:
                 parameter.copy_((parameter * 64).round() / 16)
+        for module in model.modules():
+            if isinstance(module, BatchNormThroughTime):
+                module.weight.mul_(torch.tensor([[1.0], [0.25], [0.5], [0.75]]))
     return model.eval()
 
 
@@ -207,6 +211,9 @@ def test_frequency_coding_keeps_a_disc_of_frequencies():
 def test_an_extended_network_keeps_its_weights_and_comes_back(name, tmp_path):
     readout = "spike-count" if name == "conv" else "membrane"
     model = build(name, input_shape=(1, 8, 8), classes=10, channels=0.25, readout=readout, threshold=0.05)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
     x, draws = torch.rand(4, 1, 8, 8), Draws(0, "x", tuple("abcd"))
     gated = extended(model, gates=True, leaks=True)
     model.eval(), gated.eval()

@@ -16,6 +16,7 @@ from trustsnn.training import TrainConfig, accuracy, train
 from trustsnn.training.sparse import masked, random_masks
 
 LINES = ["hire", "at:steps=2", "trades:steps=1", "rat", "sr", "stog", "feel", "mpd-sgr", "tgo", "mppd-tv:steps=1", "noise"]
+LINES += ["gaussian-noise:sigma=0.1", "s-ibp:eps=0.01:ramp=2"]
 CONFIG = TrainConfig(epochs=2, batch_size=24, learning_rate=0.02)
 
 
