@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports import wording
-from trustsnn.reports.pictures import _uri, pixels
+from trustsnn.reports.pictures import pixels, uri
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def _pictures(record: dict[str, Any], attack: dict[str, Any], images: NDArray[An
         row = attack["classes"].index(each)
         found.append(
             {
-                "uri": _uri(pixels(images[row])),
+                "uri": uri(pixels(images[row])),
                 "label": names[each],
                 "seen": names[attack["predictions"][row]],
                 "right": attack["predictions"][row] == each,

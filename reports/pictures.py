@@ -79,9 +79,9 @@ def gallery(path: Path, eps: float | None, most: int = 8) -> Gallery | None:
             int(arrays["label"][row]),
             int(arrays["clean_prediction"][row]),
             int(arrays["prediction"][row]),
-            _uri(pixels(clean[row])),
-            _uri(pixels(adversarial[row])),
-            _uri(change(difference[row], scale)),
+            uri(pixels(clean[row])),
+            uri(pixels(adversarial[row])),
+            uri(change(difference[row], scale)),
         )
         for row in range(len(clean))
     )
@@ -135,7 +135,7 @@ def _bytes(rgb: Any) -> NDArray[np.uint8]:
     return drawn
 
 
-def _uri(rgb: NDArray[np.uint8]) -> str:
+def uri(rgb: NDArray[np.uint8]) -> str:
     from PIL import Image
 
     stream = io.BytesIO()

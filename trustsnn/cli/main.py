@@ -20,6 +20,7 @@ from trustsnn.cli.convert import convert
 from trustsnn.cli.dp import dp
 from trustsnn.cli.harden import harden
 from trustsnn.cli.language import generate, spikegpt
+from trustsnn.cli.leakage import leakage_app
 from trustsnn.cli.recipes import compress, onestep, s4nn
 from trustsnn.cli.seal import (
     KeyEnvOption,
@@ -51,6 +52,7 @@ app = typer.Typer(
 for recipe in (compress, dp, onestep, s4nn, spikegpt):
     train_app.command(recipe.__name__)(recipe)
 app.add_typer(train_app, name="train")
+app.add_typer(leakage_app, name="leakage")
 app.command()(convert)
 app.command()(certify)
 app.command()(generate)
