@@ -10,7 +10,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow lint types docs bench results-attacks results-core clean
+.PHONY: audit test test-slow lint types docs bench results-attacks results-core results-hardening clean
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -61,6 +61,7 @@ results-attacks: $(BENCH)/.installed
 results-core: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --bit-l1 0 --steps 2,4,8 --threads 1 --json runs/core/conversion-mnist.json
 	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json runs/core/conversion-cifar10.json
+	$(BENCH)/bin/python benchmarks/bitserial.py --train 10000 --steps 4,8 --threads 1 --json runs/core/bitserial-mnist.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --data cifar10 --network vgg9 --train 10000 --test 2000 --epochs 6 \
 		--augment shift-flip --steps 4,8,16 --json runs/core/calibration-cifar10.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json runs/core/calibration-mnist.json
@@ -77,6 +78,16 @@ results-core: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/temporal.py --threads 1 --json runs/core/temporal.json
 	$(BENCH)/bin/python benchmarks/language.py --threads 1 --json runs/core/language.json
 	$(BENCH)/bin/python benchmarks/table.py core
+
+# Hours on two cores; goes on where a killed one stopped.
+results-hardening: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --json runs/hardening/training-mnist.json
+	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --data cifar10 --channels 0.25 --epochs 4 --eps 2/255,4/255 \
+		--augment shift-flip --json runs/hardening/training-cifar10.json
+	for name in private certify dp_audit seal; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardening/$$name.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/table.py hardening
 
 clean:
 	rm -rf $(VENV) $(BENCH) build site *.egg-info

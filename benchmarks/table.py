@@ -3,6 +3,7 @@
 python benchmarks/table.py speed
 python benchmarks/table.py attacks
 python benchmarks/table.py core
+python benchmarks/table.py hardening
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
             *(
                 "conversion-mnist",
                 "conversion-cifar10",
+                "bitserial-mnist",
                 "calibration-cifar10",
                 "calibration-mnist",
                 "hybrid-mnist",
@@ -73,6 +75,17 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
 
 Made by `make results-core`; {_COMMANDS} A figure stands with its count and its 95 % interval. What the tables say, read against
 what was expected, is in [core-findings.md](core-findings.md).
+""",
+    ),
+    "hardening": Document(
+        Path("runs/hardening"),
+        ("training-mnist", "training-cifar10", "private", "seal", "dp_audit", "certify"),
+        f"""# Hardening
+
+{{machine}}
+
+Made by `make results-hardening`; {_COMMANDS} A figure stands with its count and its 95 % interval. What the tables say, read against
+what was expected, is in [hardening-findings.md](hardening-findings.md).
 """,
     ),
 }

@@ -136,6 +136,7 @@ def _bytes(rgb: Any) -> NDArray[np.uint8]:
 
 
 def uri(rgb: NDArray[np.uint8]) -> str:
+    """Pixels [H, W, 3] as a data URI of a PNG, for a page that carries its pictures."""
     from PIL import Image
 
     stream = io.BytesIO()
