@@ -134,7 +134,7 @@ def _eps(option: str, text: str) -> float:
 def _certify(chosen: Method, sources: Any, samples: int, seed: int, radii: list[float] | None, out: Path, quiet: bool) -> None:
     from trustsnn.defenses.certify import certify as certify_data
     from trustsnn.defenses.certify import write
-    from trustsnn.reports.wording import axis_text, interval, percent
+    from trustsnn.reports.wording import norm_text, interval, percent
 
     found, taken = sources()
     taken = taken.take(samples, seed) if samples else taken
@@ -154,7 +154,7 @@ def _certify(chosen: Method, sources: Any, samples: int, seed: int, radii: list[
     )
     for point in content["curve"]:
         typer.echo(
-            f"certified at {axis_text(content['norm'])} {point['radius']:.4g}: {percent(point['value'], count)} "
+            f"certified within {norm_text(content['norm'])} {point['radius']:.4g}: {percent(point['value'], count)} "
             f"({point['successes']} of {count}; 95 % interval {interval(point)})"
         )
     typer.echo(str(path))

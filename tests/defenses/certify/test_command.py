@@ -28,7 +28,7 @@ def test_certify_writes_and_check_confirms(folder, tmp_path):
     code, said, _ = run(folder, *settings, "--out", out)
     assert code == 0
     assert "correct: " in said
-    assert "certified at" in said
+    assert "certified within" in said
     assert "95 % interval" in said
     assert sorted(path.name for path in out.iterdir()) == ["certificates.csv", "certificates.json", "certified.svg"]
     content = json.loads((out / "certificates.json").read_text())
