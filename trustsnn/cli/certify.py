@@ -134,7 +134,7 @@ def _eps(option: str, text: str) -> float:
 def _certify(chosen: Method, sources: Any, samples: int, seed: int, radii: list[float] | None, out: Path, quiet: bool) -> None:
     from trustsnn.defenses.certify import certify as certify_data
     from trustsnn.defenses.certify import write
-    from trustsnn.reports.wording import norm_text, interval, percent
+    from trustsnn.reports.wording import interval, norm_text, percent
 
     found, taken = sources()
     taken = taken.take(samples, seed) if samples else taken
