@@ -155,7 +155,7 @@ def test_a_model_of_the_users_own(mistakes, tmp_path):
     [
         (["--model", "conv9", "--data", "digits"], "Known: mlp"),
         (["--model", "mlp", "--data", "digits", "--threads", "0"], "at least 1 thread"),
-        (["--model", "mlp", "--data", "digits", "--batch-size", "0"], "batch size"),
+        (["--model", "mlp", "--data", "digits", "--batch-size", "0"], "batch_size"),
         (["--model", "mlp", "--data", "digits", "--channels", "nan"], "channels"),
         (["--model", "mlp", "--data", "digits", "--seed", "99999999999999999999999"], "seed"),
         (["--model", "mlp", "--data", "digits", "--encoder", "morse"], "Known: direct"),
