@@ -145,7 +145,7 @@ def count(network: SpikingNetwork, data: Dataset, levels: int | None = None) -> 
                 if part.neuron is None:
                     continue
                 neurons[place] = drive[0, 0].numel()
-                h = part.neuron.unroll(drive)[0]
+                h = part.neuron.unroll(drive, network.spec.steps)[0]
                 values = h.sum(0, keepdim=True) if levels is None else level(part.neuron, drive)
                 fired = h if levels is None else bits_of(values[0], levels.bit_length())
     columns = (sums / len(data)).T.tolist()
