@@ -154,6 +154,7 @@ def _read(path: Path, what: str) -> bytes:
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "wb") as stream:
             stream.write(content)

@@ -50,6 +50,7 @@ def sealed(model, run, tmp_path):
     """`model` in the folder `sealed`, under `key`, signed with `sign.pem`."""
     assert run("keygen", "key").exit_code == 0
     assert run("keygen", "--signing", "sign.pem").exit_code == 0
+    assert run("keygen", "new/key").exit_code == 0
     done = run("seal", "model", "--out", "sealed", "--key-file", "key", "--sign", "sign.pem")
     assert done.exit_code == 0
     assert "still in model" in done.output
