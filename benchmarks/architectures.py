@@ -102,7 +102,7 @@ def fitted(given: Namespace, name: str, data: Dataset, test: Dataset, outcomes: 
     }  # fmt: skip
 
     def compute() -> Arrays:
-        begun, steps, finite = time.process_time(), 0, True
+        steps, finite = 0, True
 
         def count(_: Progress) -> None:
             nonlocal steps
@@ -113,16 +113,20 @@ def fitted(given: Namespace, name: str, data: Dataset, test: Dataset, outcomes: 
         except ModelContractError as error:  # what a loss that is not finite ends with
             print(f"{name}: {error}", flush=True)
             finite = False
-        cpu = time.process_time() - begun
-        print(f"{name}: {steps} of {epochs * per_epoch} steps, {cpu:.0f} s", flush=True)
+        print(f"{name}: {steps} of {epochs * per_epoch} steps", flush=True)
         state = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-        return {**state, "cpu": np.array(cpu), "steps": np.array(steps), "finite": np.array(finite)}
+        return {**state, "steps": np.array(steps), "finite": np.array(finite)}
 
     kept = outcomes.get(decides, compute)
     model.load_state_dict({key: torch.from_numpy(kept[key]) for key in model.state_dict()})
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Row(
-        right(model.eval(), test, outcomes), parameters, int(kept["steps"]), len(part), float(kept["cpu"]), bool(kept["finite"])
+        right(model.eval(), test, outcomes),
+        parameters,
+        int(kept["steps"]),
+        len(part),
+        float(kept["processor"]),
+        bool(kept["finite"]),
     )
 
 

@@ -29,6 +29,7 @@ from trustsnn.data import Dataset, load
 from trustsnn.defenses.robust import parse
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.reports.compare import paired
+from trustsnn.reports.hardening import outcome, points
 from trustsnn.runners.config import parse_eps
 from trustsnn.training import TrainConfig, train
 
@@ -96,11 +97,14 @@ def trained(
     network = fresh(given, data, learn)
     config = TrainConfig(epochs=epochs or given.epochs, batch_size=given.batch, augmentation=given.augment, seed=given.seed)
     if text is None:
-        return _trained(*outcomes.trained(network, data, config), config)
+        model, seconds = outcomes.trained(network, data, config)
+        return Trained(model, config.epochs, seconds)
     recipe = parse(text)
     recipe.check(network)
-    fit = partial(_fit, recipe=recipe)
-    return _trained(*outcomes.trained(recipe.adapted(network), data, config, fit, recipe=recipe.describe()), config)
+    model, seconds = outcomes.trained(
+        recipe.adapted(network), data, config, partial(_fit, recipe=recipe), recipe=recipe.describe()
+    )
+    return Trained(model, config.epochs, seconds)
 
 
 def fresh(given: Namespace, data: Dataset, learn: bool = False) -> SpikingNetwork:
@@ -115,10 +119,6 @@ def _fit(model: SpikingNetwork, data: Dataset, config: TrainConfig, recipe: Any)
     train(model, data, config, recipe=recipe)
 
 
-def _trained(model: SpikingNetwork, seconds: float, config: TrainConfig) -> Trained:
-    return Trained(model, config.epochs, seconds)
-
-
 def table(report: Report, given: Namespace, eps: float, found: dict[str, Trained], test: Dataset, outcomes: Outcomes) -> None:
     """A row for each network at one eps."""
     rows, raw, base = [], [], found[STANDARD]
@@ -127,11 +127,19 @@ def table(report: Report, given: Namespace, eps: float, found: dict[str, Trained
         right = judged(given, eps, each.model, test, outcomes)
         reference = reference or right
         print(f"eps {eps:g}, {name}: {', '.join(f'{key} {value.mean():.1%}' for key, value in right.items())}", flush=True)
-        gains = [_gain(reference[key], right[key]) for key in list(right)[-2:]]
+        gains = [paired(pd.Series(reference[key]), pd.Series(right[key])) for key in list(right)[-2:]]
         ratio = each.seconds / each.epochs / (base.seconds / base.epochs)
         figures = [share(int(value.sum()), len(value)) for value in right.values()]
-        outcome = "" if name == STANDARD else _outcome(*gains)
-        rows.append([name, str(each.epochs), f"{ratio:.2f}", *figures, *(_points(gain) for gain in gains), outcome])
+        rows.append(
+            [
+                name,
+                str(each.epochs),
+                f"{ratio:.2f}",
+                *figures,
+                *(points(gain["difference"]) for gain in gains),
+                "" if name == STANDARD else outcome(*gains),
+            ]
+        )
         raw.append({"name": name, "seconds": each.seconds, **{key: int(value.sum()) for key, value in right.items()}})
     ensemble = f"ensemble, {given.profile}"
     columns = [
@@ -167,23 +175,6 @@ def judged(given: Namespace, eps: float, model: SpikingNetwork, test: Dataset, o
     right = {name: each & right["clean"] for name, each in right.items()}
     right["ensemble"] = np.logical_and.reduce(list(right.values()))
     return right
-
-
-def _gain(one: Correct, other: Correct) -> dict[str, float]:
-    change: dict[str, float] = paired(pd.Series(one), pd.Series(other))["difference"]
-    return change
-
-
-def _outcome(own: dict[str, float], every: dict[str, float]) -> str:
-    if every["low"] > 0:
-        return "survives"
-    if every["high"] < 0:
-        return "loses robustness"
-    return "vanishes" if own["low"] > 0 else "no gain"
-
-
-def _points(change: dict[str, float]) -> str:
-    return f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
 
 
 def _arguments(parser: ArgumentParser) -> None:

@@ -35,7 +35,7 @@ def compare(run_a: Path, run_b: Path) -> Json:
     records = read(Path(run_a)), read(Path(run_b))
     tables = outcomes(records[0]), outcomes(records[1])
     summaries = [summarise_record(record) for record in records]
-    common, one_data = _common(records, tables)
+    common, one_data = common_samples(records, tables)
     rows = []
     for norm, eps in [(None, 0.0), *_shared(planned(records[0]), planned(records[1]))]:
         keys = [resting_on(record, norm, eps) for record in records]
@@ -136,7 +136,7 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _common(records: tuple[Record, Record], tables: tuple[dict[str, Any], dict[str, Any]]) -> tuple[list[str], bool]:
+def common_samples(records: tuple[Record, Record], tables: tuple[dict[str, Any], dict[str, Any]]) -> tuple[list[str], bool]:
     """The samples of both runs in the order of the first, and whether the runs are on one data set."""
     for record, found in zip(records, tables, strict=True):
         if not found:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trustsnn.reports.card import plain, table
-from trustsnn.reports.compare import compare, paired
+from trustsnn.reports.compare import common_samples, compare, paired
 from trustsnn.reports.evidence import robust
 from trustsnn.reports.html import render
 from trustsnn.reports.record import Json, Record, is_attack, is_clean, read
@@ -39,9 +39,8 @@ def hardening(before: Path, after: Path) -> Json:
     """
     found = compare(before, after)
     records = read(Path(before)), read(Path(after))
-    tables = [outcomes(record) for record in records]
-    first = [next(iter(each.values()))["sample"] for each in tables]
-    common = [name for name in first[0] if name in set(first[1])]
+    tables = outcomes(records[0]), outcomes(records[1])
+    common, _ = common_samples(records, tables)
     rows = []
     for row in found["rows"]:
         own = None
@@ -55,7 +54,7 @@ def hardening(before: Path, after: Path) -> Json:
                 own = paired(*kept)
         every = {key: row[key] for key in ("a", "b", "difference", "only_a", "only_b", "p")}
         entry = {"norm": row["norm"], "eps": row["eps"], "own": own, "all": every, "status": row["status"]}
-        rows.append({**entry, "outcome": _outcome(own, every)})
+        rows.append({**entry, "outcome": outcome(own, every)})
     kept_keys = ("samples", "models", "verdicts", "differences")
     return {"format": FORMAT, **{key: found[key] for key in kept_keys}, "rows": rows}
 
@@ -92,9 +91,9 @@ def sentences(result: Json) -> list[str]:
         if row["norm"] is None:
             continue
         change = row["all"]["difference"]
-        text = f"Within {ball_text(row['norm'], row['eps'])}: {OUTCOMES[row['outcome']]} ({_points(change)})."
+        text = f"Within {ball_text(row['norm'], row['eps'])}: {OUTCOMES[row['outcome']]} ({points(change)})."
         if row["own"] is not None and row["own"]["difference"]["low"] > 0:
-            text += f" Through the own surrogate alone it would be {_points(row['own']['difference'])}."
+            text += f" Through the own surrogate alone it would be {points(row['own']['difference'])}."
         if row["status"] != "ok":
             text += " One of the two figures is inconclusive."
         said.append(text)
@@ -113,7 +112,8 @@ def _through_own(record: Record, tables: dict[str, Any], norm: str) -> dict[str,
     return kept
 
 
-def _outcome(own: Json | None, every: Json) -> str:
+def outcome(own: Json | None, every: Json) -> str:
+    """One of `OUTCOMES`, from the paired figures through the own surrogate, if there are some, and under every attack."""
     if every["difference"]["low"] > 0:
         return "survives"
     if every["difference"]["high"] < 0:
@@ -128,8 +128,9 @@ def _row(row: Json) -> list[str]:
 
 
 def _figures(pair: Json) -> list[str]:
-    return [*(percent(pair[side]["value"], pair[side]["count"]) for side in ("a", "b")), _points(pair["difference"])]
+    return [*(percent(pair[side]["value"], pair[side]["count"]) for side in ("a", "b")), points(pair["difference"])]
 
 
-def _points(change: Json) -> str:
+def points(change: Json) -> str:
+    """A difference in percentage points with its interval."""
     return f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"

@@ -67,12 +67,12 @@ def audit(
     settings: dict[str, Any] = read_config(config) if config is not None else {}
     given = {
         "profile": profile,
-        "eps": _list(eps),
-        "norms": _list(norms),
+        "eps": listed(eps),
+        "norms": listed(norms),
         "attacks": _attacks(attacks),
-        "corruptions": _list(corruptions),
-        "severities": _list(severities),
-        "ood": _list(ood),
+        "corruptions": listed(corruptions),
+        "severities": listed(severities),
+        "ood": listed(ood),
         "gates": gate,
         "seed": seed,
         "batch_size": batch_size,
@@ -101,7 +101,8 @@ def audit(
     raise typer.Exit(run.exit_code)
 
 
-def _list(text: str | None) -> list[str] | None:
+def listed(text: str | None) -> list[str] | None:
+    """What an option has with commas; None where it was not given."""
     return None if text is None else [each.strip() for each in text.split(",")]
 
 

@@ -32,7 +32,7 @@ def dp(
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Time steps T; 4 by default, and 1 of onestep.")] = None,
     norm: Annotated[str, typer.Option(help="group or none.")] = "group",
-    encoder: Annotated[str | None, typer.Option(help="direct, poisson, latency or rank-order; events have frames.")] = None,
+    encoder: options.EncoderOption = None,
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
     channels: options.ChannelsOption = 1.0,
     epochs: Annotated[int, typer.Option(help="Each sample is drawn that often in the mean.")] = 20,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.cli.audit import listed
 
 
 def harden(
@@ -48,11 +49,7 @@ def harden(
     sets = options.splits(data, data_root, download, network.spec.steps)
     settings = {**options.training_settings({**locals(), "label_smoothing": 0.0}), "seed": seed}
     settings["epochs"] = settings["epochs"] or options.enough_epochs(sets["train"], batch_size)
-    asked: dict[str, Any] = {
-        "profile": profile,
-        "eps": None if eps is None else [each.strip() for each in eps.split(",")],
-        "norms": None if norms is None else [each.strip() for each in norms.split(",")],
-    }
+    asked: dict[str, Any] = {"profile": profile, "eps": listed(eps), "norms": listed(norms)}
     asked = {name: value for name, value in asked.items() if value is not None}
     if samples is not None:
         asked["samples"] = samples or None

@@ -43,6 +43,10 @@ ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; all by def
 SurrogateOption = Annotated[str, typer.Option(help="triangular, rectangular, atan, sigmoid, exponential or ste.")]
 WidthOption = Annotated[float, typer.Option(help="Width of the surrogate.")]
 
+EncoderOption = Annotated[
+    str | None, typer.Option(help="direct, poisson, latency, single-spike or rank-order; events have frames.")
+]
+
 
 @train_app.command("bptt")
 def bptt(
@@ -57,9 +61,7 @@ def bptt(
     weight_decay: DecayOption = 1e-4,
     label_smoothing: SmoothingOption = 0.0,
     augment: AugmentOption = "none",
-    encoder: Annotated[
-        str | None, typer.Option(help="direct, poisson, latency, single-spike or rank-order; events have frames.")
-    ] = None,
+    encoder: EncoderOption = None,
     readout: Annotated[str, typer.Option(help="membrane or spike-count.")] = "membrane",
     leak: Annotated[float, typer.Option(help="Leak factor of the membrane, 1 for integrate-and-fire.")] = 0.5,
     threshold: Annotated[float, typer.Option(help="Firing threshold.")] = 1.0,
