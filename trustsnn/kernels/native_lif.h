@@ -11,6 +11,10 @@ static inline int64_t spans(const Neuron &n) { return divided(n.size, span(n)); 
 
 enum Keep { NOTHING, FULL, SHORT };
 
+// Where the same neurons' values of the next step begin, `apart` further on; at the last step, here. Steps lie so far apart that
+// no hardware prefetcher sees them coming.
+static inline int64_t next_step(const Neuron &n, int64_t t, int64_t apart) { return t + 1 < n.steps && !(n.flags & CONSTANT) ? apart : 0; }
+
 // The vector of `channels` values that belongs to place i of a sequence whose channels are side by side.
 struct Cycle {
     const float *values;
@@ -39,11 +43,13 @@ static void lif_forward_span(const Neuron &n, const Norm *norm, const float *cur
         float *s = spikes + t * total + begin;
         float *u = static_cast<float *>(membrane) + t * total + begin;
         uint16_t *h = static_cast<uint16_t *>(membrane) + t * total + begin;
+        const int64_t ahead = next_step(n, t, total);
         Cycle scale(NORM ? norm->scale : nullptr, NORM ? norm->channels : 1, begin);
         Cycle shift(NORM ? norm->shift : nullptr, NORM ? norm->channels : 1, begin);
         int64_t i = 0;
         for (; i < whole; i += LANES) {
             V input = load(x + i);
+            __builtin_prefetch(x + i + ahead);
             if (NORM) input = input * scale.next() + shift.next();
             V before = load(state + i) * leak + input * gain;
             I fired = before >= all(limit);
@@ -106,17 +112,19 @@ static void lif_membrane_span(const Neuron &n, const Norm *norm, const float *cu
     for (int64_t t = 0; t < n.steps; t++) {
         const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
         float *u = membrane + t * count;
-        if (norm) {
-            Cycle scale(norm->scale, norm->channels, begin), shift(norm->shift, norm->channels, begin);
-            for (int64_t i = 0; i < count; i += LANES) {
-                const V input = load(x + i) * scale.next() + shift.next();
-                const V before = load(state + i) * leak + input * gain, rest = hard ? V{} : before - threshold;
-                store(u + i, before);
-                store(state + i, choose(before >= all(limit), rest, before));
-            }
-            continue;
+        const int64_t ahead = next_step(n, t, total);
+        Cycle scale(norm ? norm->scale : nullptr, norm ? norm->channels : 1, begin);
+        Cycle shift(norm ? norm->shift : nullptr, norm ? norm->channels : 1, begin);
+        int64_t i = 0;
+        for (; i + LANES <= count; i += LANES) {
+            __builtin_prefetch(x + i + ahead);
+            V input = load(x + i);
+            if (norm) input = input * scale.next() + shift.next();
+            const V before = load(state + i) * leak + input * gain, rest = hard ? V{} : before - threshold;
+            store(u + i, before);
+            store(state + i, choose(before >= all(limit), rest, before));
         }
-        for (int64_t i = 0; i < count; i++) {
+        for (; i < count; i++) {
             const float before = state[i] * leak + x[i] * gain, rest = hard ? 0.0f : before - threshold;
             u[i] = before;
             state[i] = before >= limit ? rest : before;
@@ -187,8 +195,14 @@ static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_su
         float *first = NORM ? channel_sums_of : nullptr, *second = NORM ? channel_sums_of + norm->channels : nullptr;
         const float *raw = current + (constant ? begin : here);
         int64_t channel = NORM ? begin % norm->channels : 0;
+        const int64_t back = t > 0 ? total : 0, membrane_back = t > 0 ? apart : 0;
         int64_t i = 0;
         for (; i + LANES <= count; i += LANES) {
+            __builtin_prefetch(g + i - back);
+            if (half)
+                __builtin_prefetch(h + i - membrane_back);
+            else
+                __builtin_prefetch(u + i - membrane_back);
             V now = half ? from_half(*reinterpret_cast<const AnyH *>(h + i)) : load(u + i), earlier = V{};
             if (SUMS && t > 0) earlier = half ? from_half(*reinterpret_cast<const AnyH *>(h + i - apart)) : load(u + i - apart);
             V m = step(now, earlier, load(g + i), load(carried + i), x ? load(x + i) : V{});
