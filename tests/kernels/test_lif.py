@@ -16,7 +16,7 @@ from trustsnn import kernels
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import native
 from trustsnn.neurons import STBP, SURROGATES, Dynamics, SpikingNeuron, Surrogate, fire, reference_forward
-from trustsnn.neurons.normalised import normalised_fire
+from trustsnn.neurons.normalised import normalised_fire, normalised_resume
 
 OPTIONS = list(itertools.product(("hard", "soft"), (False, True), (">=", ">"), ("unit", "leaky"), (0.0, 0.5)))
 KEEPS = ("full", "half", "recompute")
@@ -159,28 +159,34 @@ def test_half_needs_less_memory_than_full_and_its_spikes_are_the_same():
 
 
 @pytest.mark.skipif(native.library() is None, reason="the native kernels were not built here")
+@pytest.mark.parametrize("resumed", ["whole", "first", "further"])
 @pytest.mark.parametrize("learn", [False, True])
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("shape", [(32,), (16, 5, 3)])
-def test_normalisation_and_neurons_in_one_equal_one_after_the_other(learn, constant, shape):
+def test_normalisation_and_neurons_in_one_equal_one_after_the_other(shape, constant, learn, resumed):
     torch.manual_seed(4)
     steps, given = 4, 1 if constant else 4
     x, weight = torch.randn(given * 6, *shape) * 3 + 1, torch.randn(steps * 6, *shape)
+    left = torch.randn(6, *shape) if resumed == "further" else None
     if len(shape) == 3:
         x = x.contiguous(memory_format=torch.channels_last)
     results = []
     for name in ("native", "torch"):
         norm = (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(shape[0])
-        neuron = SpikingNeuron(Dynamics(0.6, 0.9, "soft"), learn=learn)
+        neuron = SpikingNeuron(Dynamics(0.6, 0.9, "soft", initial=0.5), learn=learn)
         with torch.no_grad():
             norm.weight.uniform_(0.5, 2, generator=torch.Generator().manual_seed(0))
             norm.bias.uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
         leaf = x.clone().requires_grad_()
         with kernels.using(name):
-            spikes = normalised_fire(norm, neuron, leaf, steps, given)
+            if resumed == "whole":
+                spikes, after = normalised_fire(norm, neuron, leaf, steps, given), x.new_empty(0)
+            else:
+                spikes, after = normalised_resume(norm, neuron, leaf, steps, given, left)
             (spikes * weight).sum().backward()
+        assert not after.requires_grad
         found = [leaf.grad, *(p.grad for p in (*norm.parameters(), *neuron.parameters()))]
-        results.append((spikes.detach(), found, [b.float() for b in norm.buffers()]))
+        results.append((spikes.detach(), [after, *found], [b.float() for b in norm.buffers()]))
     (spikes, mine, buffers), (others, theirs, before) = results
     assert torch.equal(spikes, others)
     for one, other in zip([*mine, *buffers], [*theirs, *before], strict=True):

@@ -26,10 +26,13 @@ extern "C" {
 
 // A layer of neurons over [steps, batch, size] (see trustsnn.neurons.Dynamics). The backward pass reads the membrane that the
 // forward kept, as float32 or (HALF) its distance to the threshold as bfloat16, whose sign is the spike's; or (RECOMPUTE) it
-// makes it again from the current.
+// makes it again from the current. Where the steps go on from earlier ones, `start` [batch, size] is the membrane that those
+// left and takes the place of `initial`; where later ones go on from these, `end` [batch, size] is filled with what these leave.
 struct Neuron {
     int64_t steps, batch, size, threads, flags, surrogate;
     float leak, threshold, gain, initial, width;
+    const float *start;
+    float *end;
 };
 
 // Normalisation of each channel, x * scale + shift, applied to the current as it is read. Channels are side by side in memory,

@@ -13,6 +13,7 @@ class Neuron(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("steps", "batch", "size", "threads", "flags", "surrogate")),
         *((name, ctypes.c_float) for name in ("leak", "threshold", "gain", "initial", "width")),
+        *((name, ctypes.c_void_p) for name in ("start", "end")),
     ]
 
 

@@ -9,6 +9,14 @@ static inline int64_t span(const Neuron &n) {
 
 static inline int64_t spans(const Neuron &n) { return divided(n.size, span(n)); }
 
+// The membranes of a span before its first step.
+static inline void begin_with(const Neuron &n, float *state, int64_t begin, int64_t count) {
+    if (n.start)
+        std::memcpy(state, n.start + begin, count * sizeof(float));
+    else
+        for (int64_t i = 0; i < count; i++) state[i] = n.initial;
+}
+
 enum Keep { NOTHING, FULL, SHORT };
 
 // Where the same neurons' values of the next step begin, `apart` further on; at the last step, here. Steps lie so far apart that
@@ -37,7 +45,7 @@ static void lif_forward_span(const Neuron &n, const Norm *norm, const float *cur
     const float leak = n.leak, threshold = n.threshold, gain = n.gain;
     const I kept = hard ? I{} : ~I{};
     const I one = (I)all(1.0f);
-    for (int64_t i = 0; i < count; i++) state[i] = n.initial;
+    begin_with(n, state, begin, count);
     for (int64_t t = 0; t < n.steps; t++) {
         const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
         float *s = spikes + t * total + begin;
@@ -73,6 +81,7 @@ static void lif_forward_span(const Neuron &n, const Norm *norm, const float *cur
             if (KEEP == SHORT) h[i] = to_half(all(before - threshold))[0];
         }
     }
+    if (n.end) std::memcpy(n.end + begin, state, count * sizeof(float));
 }
 
 // The same neurons without the border between samples, which only sums over a sample need.
@@ -108,7 +117,7 @@ static void lif_membrane_span(const Neuron &n, const Norm *norm, const float *cu
     const float limit = n.flags & STRICT ? std::nextafterf(n.threshold, INFINITY) : n.threshold;
     const float leak = n.leak, threshold = n.threshold, gain = n.gain;
     const bool hard = n.flags & HARD;
-    for (int64_t i = 0; i < count; i++) state[i] = n.initial;
+    begin_with(n, state, begin, count);
     for (int64_t t = 0; t < n.steps; t++) {
         const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
         float *u = membrane + t * count;
@@ -164,6 +173,7 @@ static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_su
         const float *u = static_cast<const float *>(membrane) + t * apart, *g = to_spikes + here;
         const uint16_t *h = static_cast<const uint16_t *>(membrane) + t * apart;
         const float *x = SUMS && n.flags & LEAKY ? current + (constant ? begin : here) : nullptr;
+        const float *start = SUMS && t == 0 && n.start ? n.start + begin : nullptr;
         float *result = constant ? sum : out + here;
         V leaks = V{}, thresholds = V{};
         // Distance to the threshold, membrane before and after the spike, and whether it fired.
@@ -179,14 +189,14 @@ static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_su
             r.after = choose(r.fired, (V)((I)(r.before - threshold) & kept), r.before);
             return r;
         };
-        auto step = [&](V kept_value, V kept_earlier, V to_spike, V c, V input) {
+        auto step = [&](V kept_value, V kept_earlier, V to_spike, V c, V input, V first) {
             const Read r = read(kept_value);
             V through = surrogate<KIND>(r.distance, width) * (to_spike - c * (r.before * by_membrane + by_threshold));
             V m = through + c - (V)(r.fired & ~kept & (I)c);
             if (SUMS) {
                 thresholds -= through + (V)(r.fired & kept & (I)c);
-                leaks += m * (t == 0 ? all(n.initial) : read(kept_earlier).after);
-                if (t == 0) thresholds += m * (leak * n.initial / threshold);
+                leaks += m * (t == 0 ? first : read(kept_earlier).after);
+                if (t == 0 && !n.start) thresholds += m * (leak * n.initial / threshold);
                 if (n.flags & LEAKY) leaks -= m * input;
             }
             return m;
@@ -205,7 +215,7 @@ static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_su
                 __builtin_prefetch(u + i - membrane_back);
             V now = half ? from_half(*reinterpret_cast<const AnyH *>(h + i)) : load(u + i), earlier = V{};
             if (SUMS && t > 0) earlier = half ? from_half(*reinterpret_cast<const AnyH *>(h + i - apart)) : load(u + i - apart);
-            V m = step(now, earlier, load(g + i), load(carried + i), x ? load(x + i) : V{});
+            V m = step(now, earlier, load(g + i), load(carried + i), x ? load(x + i) : V{}, start ? load(start + i) : all(n.initial));
             store(carried + i, m * leak);
             if (NORM) {
                 store(first + channel, load(first + channel) + m * gain);
@@ -223,7 +233,7 @@ static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_su
             V now = half ? from_half(H{} + h[i]) : all(u[i]), earlier = V{};
             if (SUMS && t > 0) earlier = half ? from_half(H{} + h[i - apart]) : all(u[i - apart]);
             const V leaks_before = leaks, thresholds_before = thresholds;
-            V m = step(now, earlier, all(g[i]), all(carried[i]), x ? all(x[i]) : V{});
+            V m = step(now, earlier, all(g[i]), all(carried[i]), x ? all(x[i]) : V{}, all(start ? start[i] : n.initial));
             if (SUMS) {  // one neuron fills all lanes here
                 leak_sum += (leaks - leaks_before)[0], threshold_sum += (thresholds - thresholds_before)[0];
                 leaks = leaks_before, thresholds = thresholds_before;

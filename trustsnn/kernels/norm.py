@@ -40,21 +40,30 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return first + start, (second - first.square()).clamp_min_(0)
 
 
-def forward(x: Tensor, steps: int, given: int, layer: Layer, scale: Tensor, shift: Tensor) -> Tensor:
-    """Spikes [steps * B, C, ...] of neurons whose current is `x` [given * B, C, ...] times `scale` plus `shift`, each [C]."""
+def forward(
+    x: Tensor, steps: int, given: int, layer: Layer, scale: Tensor, shift: Tensor, start: Tensor | None = None, *, resumable: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Spikes [steps * B, C, ...] of neurons whose current is `x` [given * B, C, ...] times `scale` plus `shift`, each [C]; and, if
+    `resumable`, the membrane [B, C, ...] that they leave, else nothing. `start` is the one that earlier steps left."""
     sequence = x.unflatten(0, (given, -1))
     spikes = lif.sequence_like(sequence, steps)
     neuron = lif.neuron_of(sequence, steps, layer)
+    end = lif.sequence_like(sequence, 1)[0] if resumable else x.new_empty(0)
+    neuron.start, neuron.end = _address(start), end.data_ptr() if resumable else None
     norm = Norm(x.shape[1], scale.data_ptr(), shift.data_ptr(), None)
     required().trustsnn_lif_forward(ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), spikes.data_ptr(), None)
-    return spikes.flatten(0, 1)
+    return spikes.flatten(0, 1), end
+
+
+def _address(start: Tensor | None) -> int | None:
+    return start.data_ptr() if start is not None else None
 
 
 def backward(
     x: Tensor, to_spikes: Tensor, given: int, layer: Layer, mean: Tensor, spread: Tensor, gamma: Tensor, beta: Tensor,
-    surrogate: str, width: float, *, sums: bool,
+    surrogate: str, width: float, start: Tensor | None = None, *, sums: bool,
 ) -> Gradients:  # fmt: skip
-    """The gradients of `forward` where scale and shift came of the batch's own `mean` and standard deviation `spread`, [C]
+    """The gradients of `forward`'s spikes where scale and shift came of the batch's own `mean` and standard deviation `spread`, [C]
     in double precision, and of `gamma` and `beta`."""
     channels = x.shape[1]
     scale, shift = affine(mean, spread, gamma, beta)
@@ -64,6 +73,7 @@ def backward(
     out = lif.sequence_like(sequence, given)
     neuron = lif.neuron_of(sequence, steps, layer)
     neuron.flags |= lif.RECOMPUTE
+    neuron.start = _address(start)
     if not sums:
         neuron.batch, neuron.size = 1, neuron.batch * neuron.size
     neuron.surrogate, neuron.width = lif.SURROGATES.index(surrogate), width

@@ -21,7 +21,7 @@ from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BiasAtLast, place_values
 from trustsnn.neurons.estimator import mean_over_time
-from trustsnn.neurons.normalised import can_normalise, normalised, normalised_fire
+from trustsnn.neurons.normalised import can_normalise, normalised, normalised_fire, normalised_resume
 from trustsnn.neurons.synapses import Synapses, average_pool
 from trustsnn.rng import Draws
 
@@ -107,11 +107,7 @@ class SpikingNetwork(nn.Module):
         if self.spec.readout == "bits":
             raise ConfigError("A bit-serial network runs all of its time steps at once: its neurons wait for the last current.")
 
-        def resume(name: str, neuron: SpikingNeuron, current: Tensor, count: int) -> Tensor:
-            spikes, membranes[neuron] = neuron.resume(current, count, membranes.get(neuron))
-            return spikes
-
-        return self._run(x, generator, fire=resume, part=steps)[0]
+        return self._run(x, generator, part=steps, membranes=membranes)[0]
 
     def distances(self, x: Tensor, generator: Generator = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits [B, K] of a batch, and of each layer of neurons by name the distance u - V of the membrane before the spike to the
@@ -194,10 +190,11 @@ class SpikingNetwork(nn.Module):
         return stages
 
     def _run(
-        self, x: Tensor, generator: Generator, look: Look | None = None, *, fire: Fire | None = None, part: range | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, generator: Generator, look: Look | None = None, *, fire: Fire | None = None, part: range | None = None,
+        membranes: Membranes | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The logits of each step of a `part`, or of all, and the membrane of a spiking readout if `look` is there, which sees what each
-        stage gives. `fire` is how neurons fire where that is not `SpikingNeuron.fire`."""
+        stage gives. `fire` is how neurons fire where that is not `SpikingNeuron.fire`; `membranes` are those of `part`."""
         spec = self.spec
         part = range(spec.steps) if part is None else part
         if tuple(x.shape[1:]) != spec.input_shape:
@@ -207,7 +204,7 @@ class SpikingNetwork(nn.Module):
         h = encoder(spec.encoder).encode(x, spec.steps, generator)
         h = h[part.start : part.stop] if len(h) > 1 else h
         signal = Signal(h.flatten(0, 1), len(h))
-        run = _Pass(len(x), part, self.layers[-1], look, signal.h, fire, generator)
+        run = _Pass(len(x), part, self.layers[-1], look, signal.h, fire, membranes, generator)
         signal = run.through(self.stages(), signal)
         if signal.steps < len(part):
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
@@ -239,6 +236,7 @@ class _Pass:
     look: Look | None
     membrane: Tensor  # before the spikes of the last layer, if it has some and `look` is there
     fire: Fire | None
+    membranes: Membranes | None
     generator: Generator
 
     @property
@@ -272,11 +270,18 @@ class _Pass:
 
     def _fire(self, name: str, neuron: SpikingNeuron, before: Runs | None, signal: Signal) -> Signal:
         if before is not None and self._joined(before, neuron):
-            fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
+            if self.membranes is None:
+                fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
+            else:
+                fired, self.membranes[neuron] = normalised_resume(
+                    before, neuron, signal.h, self.steps, signal.steps, self.membranes.get(neuron)  # type: ignore[arg-type]
+                )
             return Signal(fired, self.steps, True)
         current = signal.h.unflatten(0, (signal.steps, self.batch))
         if self.fire is not None:
             spikes = self.fire(name, neuron, current, self.steps)
+        elif self.membranes is not None:
+            spikes, self.membranes[neuron] = neuron.resume(current, self.steps, self.membranes.get(neuron))
         elif self.look is not None and neuron is self.last:
             spikes, self.membrane = neuron.unroll(current, self.steps)
         else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trustsnn.kernels import accelerated, norm
+from trustsnn.kernels import accelerated, lif, norm
 from trustsnn.neurons.estimator import STBP
 from trustsnn.neurons.functional import layer_of
 from trustsnn.neurons.lif import SpikingNeuron
@@ -18,25 +18,27 @@ class _NormalisedFire(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, leak: Tensor, threshold: Tensor, mean: Tensor, spread: Tensor,
-        steps: int, given: int, neuron: SpikingNeuron,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(x, gamma, beta, leak, threshold, mean, spread)
+        before: Tensor | None, steps: int, given: int, neuron: SpikingNeuron, resumable: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.save_for_backward(x, gamma, beta, leak, threshold, mean, spread, before)
         ctx.settings = (given, neuron.dynamics, neuron.estimator)
-        scale, shift = norm.affine(mean, spread, gamma, beta)
-        return norm.forward(x, steps, given, layer_of(leak, threshold, neuron.dynamics), scale, shift)
+        layer = layer_of(leak, threshold, neuron.dynamics)
+        spikes, after = norm.forward(x, steps, given, layer, *norm.affine(mean, spread, gamma, beta), before, resumable=resumable)
+        ctx.mark_non_differentiable(after)
+        return spikes, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, gamma, beta, leak, threshold, mean, spread = ctx.saved_tensors
+        x, gamma, beta, leak, threshold, mean, spread, before = ctx.saved_tensors
         given, dynamics, estimator = ctx.settings
         learn = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
         found = norm.backward(
             x, gradients[0], given, layer_of(leak, threshold, dynamics), mean, spread, gamma, beta,
-            estimator.surrogate.name, estimator.surrogate.width, sums=learn,
+            estimator.surrogate.name, estimator.surrogate.width, before, sums=learn,
         )  # fmt: skip
         scalars = (None if s is None else s.sum().to(leak.dtype) for s in (found.leak, found.threshold))
-        return found.x, found.gamma.to(gamma.dtype), found.beta.to(beta.dtype), *scalars, None, None, None, None, None
+        return found.x, found.gamma.to(gamma.dtype), found.beta.to(beta.dtype), *scalars, *[None] * 7
 
 
 def can_normalise(layer: object, neuron: object) -> bool:
@@ -56,12 +58,30 @@ def normalised_fire(layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuro
     """
     if not _fast(x):
         return neuron.fire(layer(x).unflatten(0, (given, -1)), steps).flatten(0, 1)
+    return _run(layer, neuron, x, steps, given, None, resumable=False)[0]
+
+
+def normalised_resume(
+    layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuron, x: Tensor, steps: int, given: int, before: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `normalised_fire`, for further steps: see `SpikingNeuron.resume`. Spikes [steps * B, C, ...], and the membrane [B, C, ...] that
+    they leave."""
+    if not _fast(x):
+        spikes, after = neuron.resume(normalised(layer, x).unflatten(0, (given, -1)), steps, before)
+        return spikes.flatten(0, 1), after
+    return _run(layer, neuron, x, steps, given, before, resumable=True)
+
+
+def _run(
+    layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuron, x: Tensor, steps: int, given: int, before: Tensor | None,
+    *, resumable: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     mean, spread = _statistics(layer, x)
     leak, threshold = neuron.parameters_in_bounds()
-    found: Tensor = _NormalisedFire.apply(  # type: ignore[no-untyped-call]
-        x, layer.weight, layer.bias, leak, threshold, mean, spread, steps, given, neuron
+    before = lif.as_laid_out(before[None], x.unflatten(0, (given, -1))[:1])[0] if before is not None else None
+    return _NormalisedFire.apply(  # type: ignore[no-untyped-call,no-any-return]
+        x, layer.weight, layer.bias, leak, threshold, mean, spread, before, steps, given, neuron, resumable
     )
-    return found
 
 
 class _Normalised(torch.autograd.Function):
