@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements.lock
 INSTALL_BENCH := $(INSTALL:$(BIN)/%=$(BENCH)/bin/%)
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editable
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
@@ -19,10 +20,10 @@ audit: $(VENV)/.installed
 	@echo "Open runs/quickstart/report.html in a browser."
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

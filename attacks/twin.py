@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trustsnn.errors import ConfigError
 from trustsnn.kernels.lif import Keep
 from trustsnn.models import SpikingNetwork
-from trustsnn.models.gates import Gate
+from trustsnn.models.gates import Drawn
 from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.neurons import GradientEstimator, SpikingNeuron
 from trustsnn.neurons.estimator import over_time
@@ -47,7 +47,7 @@ class AnnTwin(nn.Module):
         super().__init__()
         layers = copy.deepcopy(model.layers)
         for name, layer in model.layers.named_modules():
-            if isinstance(layer, SpikingNeuron | BatchNormThroughTime | Gate):
+            if isinstance(layer, SpikingNeuron | BatchNormThroughTime | Drawn):
                 place, _, child = name.rpartition(".")
                 still = Rectifier(layer) if isinstance(layer, SpikingNeuron) else layer.over_time()
                 layers.get_submodule(place).register_module(child, still)

@@ -106,7 +106,10 @@ def has_half() -> bool:
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """`images` [N, C, H, W] with the channels of a pixel side by side."""
+    """`images` [N, C, H, W] with the channels of a pixel side by side, which the strides also say of a single channel: torch's
+    convolution goes by them in the memory order of its result."""
+    if images.shape[1] == 1:
+        return images.contiguous().squeeze(1).unsqueeze(-1).movedim(-1, 1)
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -121,7 +121,7 @@ def _optimizer(network: SpikeGPT, config: LanguageConfig) -> torch.optim.Optimiz
     known = {id(matrix) for matrix in matrices}
     others = [parameter for parameter in network.parameters() if id(parameter) not in known]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def _rate(config: LanguageConfig, step: int, steps: int) -> float:

@@ -1,8 +1,10 @@
-"""Stochastic gates for spikes (StoG, Ding AAAI 2024): each neuron's spikes pass with a probability that is learnt."""
+"""Layers that draw at random, and stochastic gates for spikes (StoG, Ding AAAI 2024), which each neuron's spikes pass with a
+probability that is learnt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,32 @@ from trustsnn.rng import Draws
 LEAST = 0.1  # of a probability, as in the authors' code
 
 
-class Gate(nn.Module):
+class Drawn(nn.Module):
+    """A layer that draws at random for each sample and step.
+
+    `forward(h, part, generator)` takes h [T * B, ...] of the time steps `part`, numbered from 0, and a generator as `SpikingNetwork`
+    does. What is drawn for a sample depends on nothing but that generator. `spikes`: whether spikes stay spikes.
+    """
+
+    spikes: ClassVar[bool] = False
+
+    def forward(self, h: Tensor, part: range | None = None, generator: Generator = None) -> Tensor:
+        """What comes of `h`, shaped as `h`."""
+        raise NotImplementedError
+
+    def over_time(self) -> nn.Module:
+        """What this is in the mean over its draws; noise of mean 0 unless a layer says otherwise."""
+        return nn.Identity()
+
+
+class Gate(Drawn):
     """Spikes times 1[a < p], a uniform for each sample, step and neuron, with the parameter `keep` [...neurons] held in [0.1, 1] as p.
 
     The gradient with respect to p is that of the expected gate, d s/dp = s (straight through); the authors relax the gate by a
     concrete distribution.
     """
+
+    spikes: ClassVar[bool] = True
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -29,16 +51,11 @@ class Gate(nn.Module):
         """p, with the gradient of the identity, so that a bound is never a trap."""
         return self.keep + (self.keep.clamp(LEAST, 1.0) - self.keep).detach()
 
-    def forward(self, spikes: Tensor, part: range | None = None, generator: Generator = None) -> Tensor:
-        """The spikes that pass, [T * B, ...], of the time steps `part`, numbered from 0."""
-        if part is None or generator is None:
-            raise ModelContractError(
-                "A network with stochastic gates draws only from an explicit generator. Call it as "
-                "model(x, generator=torch.Generator().manual_seed(0)), or with trustsnn.rng.Draws."
-            )
+    def forward(self, h: Tensor, part: range | None = None, generator: Generator = None) -> Tensor:
+        """The spikes that pass."""
         keep = self.probabilities()
-        passes = (_uniform(generator, part, len(spikes) // len(part), keep) < keep.detach()).to(spikes.dtype)
-        return spikes * (passes + (keep - keep.detach())).flatten(0, 1)
+        passes = (uniform(generator, part, h).unflatten(0, (-1, len(h) // len(_given(part)))) < keep.detach()).to(h.dtype)
+        return h * (passes + (keep - keep.detach())).flatten(0, 1)
 
     def over_time(self) -> nn.Module:
         """What this is in the mean over its draws."""
@@ -59,10 +76,33 @@ class _Mean(nn.Module):
         return x * self.keep
 
 
-def _uniform(generator: Draws | torch.Generator, part: range, batch: int, like: Tensor) -> Tensor:
-    """Uniform draws [len(part), batch, *like.shape]; those of a sample's step depend on nothing but `Draws`."""
+def uniform(generator: Generator, part: range | None, like: Tensor) -> Tensor:
+    """Uniform draws in [0, 1) shaped as `like` [T * B, ...] for the time steps `part`; those of a sample's step depend on nothing but
+    the `Draws`."""
+    return _drawn(generator, part, like, "uniform")
+
+
+def normal(generator: Generator, part: range | None, like: Tensor) -> Tensor:
+    """Standard normal draws, as `uniform`."""
+    return _drawn(generator, part, like, "normal")
+
+
+def _drawn(generator: Generator, part: range | None, like: Tensor, how: str) -> Tensor:
+    part = _given(part)
+    if generator is None:
+        raise ModelContractError(
+            "A network with layers that draw at random takes an explicit generator. Call it as "
+            "model(x, generator=torch.Generator().manual_seed(0)), or with trustsnn.rng.Draws."
+        )
     if isinstance(generator, Draws):
-        drawn = generator.uniform((part.stop, *like.shape)).transpose(0, 1)[part.start :]
+        drawn = getattr(generator, how)((part.stop, *like.shape[1:])).transpose(0, 1)[part.start :].flatten(0, 1)
     else:
-        drawn = torch.rand((len(part), batch, *like.shape), generator=generator, device=generator.device)
-    return drawn.to(like.device)
+        draw = torch.rand if how == "uniform" else torch.randn
+        drawn = draw(like.shape, generator=generator, device=generator.device)
+    return drawn.to(like.device)  # type: ignore[no-any-return]
+
+
+def _given(part: range | None) -> range:
+    if part is None:
+        raise ModelContractError("A layer that draws at random runs in a SpikingNetwork, which tells it the time steps.")
+    return part

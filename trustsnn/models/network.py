@@ -15,7 +15,7 @@ from trustsnn.encoders import Generator, encoder
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.kernels import backend
 from trustsnn.models.branches import MERGES, Branches
-from trustsnn.models.gates import Gate
+from trustsnn.models.gates import Drawn
 from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
@@ -52,6 +52,8 @@ class SpikingNetwork(nn.Module):
     `half_gradients` lets gradients with respect to a layer's input multiply in bfloat16 where the processor can: faster, and
     good to 3 % a layer without bias; the forward pass and the weights' gradients stay in float32.
 
+    `sensor`, where there is one, is what takes the input [B, *spec.input_shape] first.
+
     `memory` bounds the activations of an evaluation, in bytes: a batch is cut into blocks that fit. No figure depends on it.
 
     Layers are stateless modules (convolution, normalisation, pooling, linear), `SpikingNeuron`s, and `Branches` of them. What
@@ -76,6 +78,7 @@ class SpikingNetwork(nn.Module):
         self.memory: int | None = None
         self._bytes: int | None = None
         self._fixed: list[Stage] | None = None
+        self.sensor: nn.Module | None = None
         self._synapses = BiasAtLast if spec.readout == "bits" else Synapses
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
@@ -201,6 +204,7 @@ class SpikingNetwork(nn.Module):
             raise ModelContractError(
                 f"Expected a batch of shape [B, {', '.join(map(str, spec.input_shape))}], got {list(x.shape)}."
             )
+        x = self.sensor(x) if self.sensor is not None else x
         h = encoder(spec.encoder).encode(x, spec.steps, generator)
         h = h[part.start : part.stop] if len(h) > 1 else h
         signal = Signal(h.flatten(0, 1), len(h))
@@ -255,9 +259,10 @@ class _Pass:
                 signal = Signal(stage(signal.h, signal.steps, self.part), self.steps)
             elif self.fire is not None and place + 1 < len(stages) and can_normalise(stage, stages[place + 1][1]):
                 signal = signal._replace(h=normalised(stage, signal.h), spikes=False)  # type: ignore[arg-type]
-            elif isinstance(stage, Gate):
+            elif isinstance(stage, Drawn):
                 draws = self.generator.child("gate", name) if isinstance(self.generator, Draws) else self.generator
-                signal = signal._replace(h=stage(signal.h, self.part, draws))
+                h = signal.h if signal.steps == self.steps else torch.cat([signal.h] * self.steps)
+                signal = Signal(stage(h, self.part, draws), self.steps, signal.spikes and stage.spikes)
             else:
                 signal = Signal(through(stage, signal.h, signal.spikes, self.batch), signal.steps)
             if self.look is not None:
@@ -298,7 +303,7 @@ class _Pass:
 
 
 _KNOWN = (
-    Synapses, SpikingNeuron, BatchNormThroughTime, Gate, nn.AvgPool2d, nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout,
+    Synapses, SpikingNeuron, BatchNormThroughTime, Drawn, nn.AvgPool2d, nn.MaxPool2d, nn.Upsample, nn.Flatten, nn.Identity, nn.Dropout,
     nn.Dropout2d,
 )  # fmt: skip
 

@@ -159,11 +159,10 @@ def check_fit(model: SpikingNetwork, data: Dataset) -> None:
 
 def optimizer_of(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer that `config` asks for, over all parameters."""
+    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+        return torch.optim.AdamW(model.parameters(), **settings)
+    return torch.optim.SGD(model.parameters(), momentum=config.momentum, **settings)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, base: float, part: float) -> None:
