@@ -21,7 +21,6 @@ from trustsnn.attacks.twin import ann_twin
 from trustsnn.blocks import is_stochastic
 from trustsnn.errors import ConfigError
 from trustsnn.models import SpikingNetwork
-from trustsnn.neurons import SpikingNeuron
 from trustsnn.rng import Draws
 
 Kind = Literal["white-box", "black-box", "transfer"]
@@ -40,10 +39,11 @@ class Member(NamedTuple):
     gradients: int = 0  # at most, a sample, of a deterministic model
     forwards: int = 0  # the same, without gradient
 
-    @property
-    def needs_neurons(self) -> bool:
-        """Whether it works on a model with trustsnn's neurons alone."""
-        return bool(self.through) or self.kind == "transfer"
+    def works_on(self, model: nn.Module) -> bool:
+        """Whether the model has what the member needs: a known ANN twin, or neurons that its estimator can differentiate."""
+        if self.kind == "transfer":
+            return isinstance(model, SpikingNetwork)
+        return not self.through or estimator(**self.through).refusal(model) is None
 
 
 _ESTIMATORS: dict[str, dict[str, Any]] = {
@@ -143,8 +143,8 @@ class EnsembleResult(AttackResult):
 class SNNAutoAttack(Attack):
     """Every member of a profile in turn, each on the samples that those before it left correct.
 
-    Nothing is to be tuned: members, steps and losses belong to the profile ("quick", "standard" or "full"). Members that need
-    trustsnn's neurons, or a `SpikingNetwork` for its ANN twin, are left out for other models. On a stochastic model a sample
+    Nothing is to be tuned: members, steps and losses belong to the profile ("quick", "standard" or "full"). Members whose
+    estimator the model's neurons refuse, or that need a `SpikingNetwork` for its ANN twin, are left out. On a stochastic model a sample
     counts as broken when the mean of its logits over `eot` draws is wrong. A sample that nothing breaks is given back at the
     point of its smallest margin.
     """
@@ -169,13 +169,7 @@ class SNNAutoAttack(Attack):
 
     def members(self, model: nn.Module) -> tuple[Member, ...]:
         """The members that run on `model`."""
-        own = any(isinstance(module, SpikingNeuron) for module in model.modules())
-        known = {"transfer": isinstance(model, SpikingNetwork)}
-        return tuple(
-            member
-            for member in MEMBERS[self.profile]
-            if known.get(member.kind, own or not member.needs_neurons) and self.norm in _norms(member)
-        )
+        return tuple(m for m in MEMBERS[self.profile] if self.norm in _norms(m) and m.works_on(model))
 
     def cost(self, model: nn.Module) -> tuple[int, int]:
         """Gradients and forward passes that one sample takes at most: what a sample that nothing breaks costs."""

@@ -71,7 +71,23 @@ def _shift(summary: Json) -> list[str]:
             for name, score in each["scores"].items()
         ]
         lines += ["", "### Out of distribution", "", *table(("Source", "Score", "AUROC", "95 % interval", "Status"), rows)]
+    if summary["hardware"]:
+        rows = [
+            (
+                row["twin"],
+                threat_text(row["threat"]),
+                row["maker"] or "",
+                *(_share(row[name]) for name in ("network", "median", "worst")),
+            )
+            for row in summary["hardware"]
+        ]
+        head = ("Hardware twin", "Samples", "Made on", "Network", "Median chip", "Worst chip")
+        lines += ["", "### On hardware", "", *table(head, rows)]
     return lines
+
+
+def _share(figure: Json | None) -> str:
+    return "" if figure is None else percent(figure["value"], figure["count"])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

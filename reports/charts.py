@@ -58,7 +58,7 @@ def curve(
                 panel.set_yticklabels([])
 
     height = 250 * rows if stacked else 330
-    return _svg(draw, (rows, columns), (width, height), f"curve-{width}")
+    return svg(draw, (rows, columns), (width, height), f"curve-{width}")
 
 
 def bars(layers: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], width: int) -> str:
@@ -89,7 +89,7 @@ def bars(layers: Sequence[str], series: Sequence[tuple[str, Sequence[float | Non
         axis.tick_params(axis="both", length=0, labelcolor=MUTED, pad=6)
         axis.tick_params(axis="y", labelcolor=INK)
 
-    return _svg(draw, (1, 1), (width, group * len(layers) + 56), f"bars-{width}")
+    return svg(draw, (1, 1), (width, group * len(layers) + 56), f"bars-{width}")
 
 
 def _panel(
@@ -161,7 +161,8 @@ def _apart(places: Sequence[float], least: float) -> list[float]:
     return [*places[:1], *reversed(kept)] if len(places) > 1 else kept
 
 
-def _svg(draw: Callable[[list[Axes]], None], grid: tuple[int, int], size: tuple[int, int], prefix: str) -> str:
+def svg(draw: Callable[[list[Axes]], None], grid: tuple[int, int], size: tuple[int, int], prefix: str) -> str:
+    """What `draw` puts on a grid (rows, columns) of axes, as a bare <svg> of `size` CSS pixels whose ids begin with `prefix`."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

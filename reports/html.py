@@ -49,7 +49,17 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    for name in ("percent", "interval", "range_text", "measured", "bound_text", "ball_text", "threat_text", "attack_text"):
+    for name in (
+        "percent",
+        "interval",
+        "range_text",
+        "chips_text",
+        "measured",
+        "bound_text",
+        "ball_text",
+        "threat_text",
+        "attack_text",
+    ):
         environment.filters[name] = getattr(wording, name)
     environment.filters["parameters"] = wording.parameters_text
     environment.filters["estimator"] = wording.estimator_text

@@ -38,6 +38,9 @@ def _shift(record: Record) -> list[str]:
         texts.append(f"Accuracy under {count_text(len(names), 'natural corruption')}, severity {at}.")
     if sources:
         texts.append(f"Whether the model's own signals tell the samples from others ({joined(sources)}).")
+    twins = list(dict.fromkeys(cell["twin"]["line"] for cell in record.plan.values() if kind(cell) == "chips"))
+    if twins:
+        texts.append(f"The network on twins of hardware ({joined(twins)}), which are models of chips and no chips.")
     return texts
 
 

@@ -64,7 +64,7 @@ def with_gates(record: Record, gates: Sequence[str] | None) -> Record:
 
 def is_clean(cell: Json) -> bool:
     """Whether a cell is the evaluation without an attack."""
-    return bool(cell["threat"]["attack"] == "none")
+    return kind(cell) == "clean"
 
 
 def is_attack(cell: Json) -> bool:
@@ -73,7 +73,9 @@ def is_attack(cell: Json) -> bool:
 
 
 def kind(cell: Json) -> str:
-    """ "clean", "attack", "corruption" or "ood"."""
+    """ "clean", "attack", "corruption" or "ood"; "chips" for any of them on a hardware twin."""
+    if cell.get("twin") is not None:
+        return "chips"
     attack = str(cell["threat"]["attack"])
     return {"none": "clean", "corruption": "corruption", "ood": "ood"}.get(attack, "attack")
 
@@ -163,8 +165,11 @@ def _sound(line: Json) -> Json:
     accuracy = line.get("accuracy")
     if line["status"] == "error":
         return {**line, "accuracy": None}
-    detection = line.get("detection")
-    if kind(line["cell"]) == "ood":
+    detection, chips = line.get("detection"), line.get("chips")
+    if kind(line["cell"]) == "chips":
+        if isinstance(chips, dict) and _are_chips(chips):
+            return line
+    elif kind(line["cell"]) == "ood":
         if isinstance(detection, dict) and detection and all(map(_is_detection, detection.values())):
             return line
     elif _is_figure(accuracy):
@@ -172,7 +177,7 @@ def _sound(line: Json) -> Json:
     reason = {
         "type": "no-figure",
         "message": "This evaluation recorded no figure that is a number.",
-        "evidence": {"accuracy": accuracy, "detection": detection},
+        "evidence": {"accuracy": accuracy, "detection": detection, "chips": chips},
         "threshold": None,
         "source": None,
     }
@@ -186,6 +191,15 @@ def _is_figure(value: Any) -> bool:
 def _is_detection(value: Any) -> bool:
     named = ("auroc", "low", "high", "inside", "outside")
     return isinstance(value, dict) and all(_finite(value.get(name)) for name in named) and _is_figure(value.get("fpr_at_95_tpr"))
+
+
+def _are_chips(value: Json) -> bool:
+    counts = value.get("correct")
+    return (
+        isinstance(counts, list)
+        and bool(counts)
+        and all(_finite(each) for each in [*counts, value.get("network"), value.get("count")])
+    )
 
 
 def _finite(value: Any) -> bool:

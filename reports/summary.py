@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports import gates as gating
 from trustsnn.reports.evidence import robust, robust_curves
+from trustsnn.reports.hardware import on_hardware
 from trustsnn.reports.record import Json, Record, is_attack, is_clean, read, with_gates
 from trustsnn.reports.samples import outcomes
 from trustsnn.reports.shift import natural_shift, out_of_distribution
@@ -48,6 +49,7 @@ def summarise_record(record: Record) -> Json:
         "robust_curves": robust_curves(record, tables),
         "natural_shift": natural_shift(record, correct, status),
         "ood": out_of_distribution(record, lines, status),
+        "hardware": on_hardware(record, lines, status),
         "findings": [_finding(key, reason) for key, line in lines.items() for reason in line["reasons"]],
         "cells": list(lines.values()),
         **{name: record.head[name] for name in ("model", "data", "environment", "config")},

@@ -59,6 +59,11 @@ def range_text(figure: dict[str, Any]) -> str:
     return "–" if figure["value"] is None else f"{100 * figure['low']:.1f}–{100 * figure['high']:.1f}"
 
 
+def chips_text(ends: dict[str, Any] | None) -> str:
+    """The interval of a median over chips in a narrow cell of a table of per cents."""
+    return "–" if ends is None else f"{100 * ends['low']:.1f}–{100 * ends['high']:.1f}"
+
+
 def measured(value: float | None, bound: float) -> str:
     """`value` in per cent with as many decimals as it takes to tell it from `bound`."""
     if value is None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.estimators.settings import check_between
 from trustsnn.errors import ModelContractError
-from trustsnn.neurons import GradientEstimator, LayerGradients, LayerRecord, SpikingNeuron
-from trustsnn.neurons.estimator import neurons_of, through_time
+from trustsnn.neurons import GradientEstimator, LayerRecord
+from trustsnn.neurons.estimator import Derivative, SpikeDerivative, SpikingLayer, spiking_layers
 
 
 def membrane_spread(membrane: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def membrane_spread(membrane: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PDSG(GradientEstimator):
+class PDSG(SpikeDerivative):
     """Potential-dependent surrogate gradient (Lun, CVPR 2025): STBP with the normal density of u - V with mean sigma / 2 and
     standard deviation sigma, the spread of the layer's membranes so far (see `membrane_spread`).
 
@@ -47,7 +47,7 @@ class PDSG(GradientEstimator):
     def describe(self) -> dict[str, object]:
         return {"name": "pdsg"}
 
-    def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
+    def derivative(self, record: LayerRecord) -> Derivative:
         spread = membrane_spread(record.membrane)
         if record.membrane.dim() == 3:
             spread = spread.view(*spread.shape[:2], 1)
@@ -56,11 +56,11 @@ class PDSG(GradientEstimator):
             sigma = spread[t, rows]
             return torch.exp(((distance - sigma / 2) / sigma).square_().mul_(-0.5)).div_(sigma * math.sqrt(2 * math.pi))
 
-        return through_time(record, spike_gradient, parameters, density)
+        return density
 
 
 @dataclass(frozen=True)
-class ASSG(GradientEstimator):
+class ASSG(SpikeDerivative):
     """Adaptive sharpness surrogate gradient (Wang 2025, arXiv 2512.22522): STBP with an atan surrogate whose sharpness follows
     the distance d = u - V of each neuron at each step over the iterations of an attack.
 
@@ -71,7 +71,7 @@ class ASSG(GradientEstimator):
 
     `area`, at most .49, is the share of the surrogate between the threshold and the distance M + spread D.
 
-    M and D belong to a sample (8 bytes per neuron, step and sample), begin afresh with each `applied(model)` and are updated
+    M and D belong to a sample (8 bytes per neuron, step and sample, and up to as much in reserve), begin afresh with each `applied(model)` and are updated
     in each of its backward passes, which `trustsnn.blocks.input_gradient` precedes by the samples' ids.
     """
 
@@ -88,14 +88,14 @@ class ASSG(GradientEstimator):
         return {"name": "assg", **asdict(self)}
 
     @contextmanager
-    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingNeuron, GradientEstimator]]:
-        yield {neuron: _Adapting(self) for neuron in neurons_of(model)}
+    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingLayer, GradientEstimator]]:
+        yield {layer: _Adapting(self) for layer in spiking_layers(model)}
 
-    def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
+    def derivative(self, record: LayerRecord) -> Derivative:
         raise ModelContractError("ASSG keeps statistics for each layer: use it inside `with ASSG().applied(model):`.")
 
 
-class _Adapting(GradientEstimator):
+class _Adapting(SpikeDerivative):
     """ASSG for one layer: its statistics by sample."""
 
     def __init__(self, settings: ASSG) -> None:
@@ -111,14 +111,14 @@ class _Adapting(GradientEstimator):
     def follow(self, samples: Sequence[Hashable | None]) -> None:
         self.samples = samples
 
-    def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
+    def derivative(self, record: LayerRecord) -> Derivative:
         sharpness = self._sharpness((record.membrane - float(record.threshold)).abs())
 
         def atan(distance: Tensor, t: int, rows: slice) -> Tensor:
             alpha = sharpness[t, rows]
             return (alpha / 2).div_((distance * alpha).mul_(math.pi / 2).square_().add_(1))
 
-        return through_time(record, spike_gradient, parameters, atan)
+        return atan
 
     def _sharpness(self, distance: Tensor) -> Tensor:
         """alpha [T, B, ...] for the distances |u - V| of the samples in hand, whose statistics move on."""
@@ -146,10 +146,10 @@ class _Adapting(GradientEstimator):
         return self.places.setdefault(sample, len(self.places))
 
     def _grow(self, like: Tensor) -> None:
-        """Statistics for the samples that have a place and none yet."""
+        """Statistics for the samples that have a place and none yet, and room for as many again as there were."""
         known = self.mean.shape[1] if self.mean is not None else 0
-        shape = (len(like), len(self.places) - known, *like.shape[2:])
-        if shape[1] > 0:
+        if len(self.places) > known:
+            shape = (len(like), max(len(self.places) - known, known), *like.shape[2:])
             fresh = like.new_ones(shape), like.new_zeros(shape)
             self.mean = fresh[0] if self.mean is None else torch.cat([self.mean, fresh[0]], 1)
             self.deviation = fresh[1] if self.deviation is None else torch.cat([self.deviation, fresh[1]], 1)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.estimators import estimator
 from trustsnn.errors import ConfigError
-from trustsnn.neurons import GradientEstimator, LayerGradients, LayerRecord, SpikingNeuron
+from trustsnn.neurons import GradientEstimator, LayerGradients, LayerRecord
+from trustsnn.neurons.estimator import SpikingLayer
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Mixture(GradientEstimator):
             part.follow(samples)
 
     @contextmanager
-    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingNeuron, GradientEstimator]]:
+    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingLayer, GradientEstimator]]:
         with ExitStack() as stack:
             each = [stack.enter_context(part.prepared(model)) for part in self.parts]
             yield {neuron: Mixture(tuple(part[neuron] for part in each), self.weights) for neuron in each[0]}

@@ -14,8 +14,8 @@ from trustsnn.attacks.twin import AnnTwin, ann_twin
 from trustsnn.blocks import frozen
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models import SpikingNetwork
-from trustsnn.neurons import GradientEstimator, LayerGradients, LayerRecord, SpikingNeuron
-from trustsnn.neurons.estimator import neurons_of
+from trustsnn.neurons import GradientEstimator, LayerGradients, LayerRecord
+from trustsnn.neurons.estimator import SpikingLayer, neurons_of, spiking_layers
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,19 @@ class CBA(GradientEstimator):
     def describe(self) -> dict[str, object]:
         return {"name": "cba"}
 
+    def refusal(self, model: nn.Module) -> str | None:
+        within = {neuron for network in _networks(model) for neuron in neurons_of(network)}
+        if within and within == set(spiking_layers(model)):
+            return None
+        return "CBA needs a SpikingNetwork, whose ANN twin is known; this model has other spiking layers or none."
+
     @contextmanager
-    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingNeuron, GradientEstimator]]:
-        networks = [module for module in model.modules() if isinstance(module, SpikingNetwork)]
-        gates = {neuron: _Gate() for network in networks for neuron in neurons_of(network)}
-        if not gates or gates.keys() != set(neurons_of(model)):
-            raise ConfigError("CBA needs a SpikingNetwork, whose ANN twin is known; this model has other spiking layers or none.")
+    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingLayer, GradientEstimator]]:
+        refused = self.refusal(model)
+        if refused:
+            raise ConfigError(refused)
+        networks = _networks(model)
+        gates: dict[SpikingLayer, _Gate] = {neuron: _Gate() for network in networks for neuron in neurons_of(network)}
         with ExitStack() as stack:
             for network in networks:
                 twin = ann_twin(network)
@@ -49,6 +56,10 @@ class CBA(GradientEstimator):
 
     def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
         raise ModelContractError("CBA takes its gates from the model's twin: use it inside `with CBA().applied(model):`.")
+
+
+def _networks(model: nn.Module) -> list[SpikingNetwork]:
+    return [module for module in model.modules() if isinstance(module, SpikingNetwork)]
 
 
 class _Gate(GradientEstimator):
@@ -69,7 +80,7 @@ class _Gate(GradientEstimator):
         return LayerGradients(spike_gradient * (active.to(spike_gradient.dtype) * record.gain()), None, None)
 
 
-def _opening(twin: AnnTwin, gates: Mapping[SpikingNeuron, _Gate]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+def _opening(twin: AnnTwin, gates: Mapping[SpikingLayer, _Gate]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     """A hook before the network's forward pass that sets the gates by the twin's for the same input."""
 
     def open_gates(network: nn.Module, inputs: tuple[Any, ...]) -> None:

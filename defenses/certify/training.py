@@ -12,10 +12,11 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from trustsnn.defenses.certify.intervals import Interval, propagate
 from trustsnn.defenses.certify.layers import Lif, check_network, layers_of
-from trustsnn.defenses.robust.base import Robust, setting
+from trustsnn.defenses.robust.base import Robust
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.rng import Draws
+from trustsnn.settings import setting
 from trustsnn.training.recipe import logits_of
 
 

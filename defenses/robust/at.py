@@ -8,9 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from trustsnn.attacks import PGD
-from trustsnn.defenses.robust.base import Robust, setting
+from trustsnn.defenses.robust.base import Robust
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws
+from trustsnn.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from trustsnn.defenses.robust.catalogue import RECIPES_FOR_EVENTS
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws
+from trustsnn.settings import check_settings, setting
 from trustsnn.training.recipe import Recipe, generator_of, logits_of
 from trustsnn.training.sparse import synaptic_layers
 
@@ -40,11 +40,6 @@ class Step:
     look: Callable[[Tensor], Seen]
 
 
-def setting(default: float, low: float = 0.0, high: float = math.inf, *, above: bool = False) -> Any:
-    """A number in [low, high], or (low, high] with `above`, as a field of a recipe."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Robust(Recipe):
     """A step is: `inputs` makes the batch, the network sees it within `applied`, `terms` are added to the cross-entropy, and
@@ -63,19 +58,7 @@ class Robust(Recipe):
     leaf: ClassVar[bool] = False  # it takes gradients with respect to `Step.x`
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value, kind = getattr(self, each.name), str(each.type)
-            if not each.metadata:
-                continue
-            low, high, above = (each.metadata[key] for key in ("low", "high", "above"))
-            whole = kind != "int" or type(value) is int
-            number = type(value) in (int, float) and math.isfinite(value)
-            if not (whole and number and low <= value <= high and not (above and value == low)):
-                room = f"{'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < math.inf else "")
-                raise ConfigError(
-                    f"Expected {each.name} of the recipe {self.name!r} as a {'whole ' * (kind == 'int')}number {room}, got {value!r}."
-                )
-            object.__setattr__(self, each.name, value if kind == "int" else float(value))
+        check_settings(self, f"recipe {self.name!r}")
 
     def check(self, model: SpikingNetwork) -> None:
         """ConfigError where the recipe does not fit the model."""

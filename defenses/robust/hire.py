@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trustsnn.defenses.robust.base import Robust, setting
+from trustsnn.defenses.robust.base import Robust
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import Membranes, SpikingNetwork
 from trustsnn.neurons.estimator import over_time
 from trustsnn.rng import Draws
+from trustsnn.settings import setting
 from trustsnn.training.recipe import generator_of
 
 

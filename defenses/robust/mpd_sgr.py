@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustsnn.defenses.robust.base import Robust, Step, setting
+from trustsnn.defenses.robust.base import Robust, Step
+from trustsnn.settings import setting
 
 _LEAST = 1e-6  # of a standard deviation
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trustsnn.defenses.robust.at import AT
-from trustsnn.defenses.robust.base import Step, setting
+from trustsnn.defenses.robust.base import Step
+from trustsnn.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from trustsnn.defenses.robust.base import Robust, check_plain_weights, setting
+from trustsnn.defenses.robust.base import Robust, check_plain_weights
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws, stream
+from trustsnn.settings import setting
 from trustsnn.training.sparse import synaptic_layers, weight_of
 
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from trustsnn.defenses.robust.at import AT
-from trustsnn.defenses.robust.base import check_plain_weights, setting
+from trustsnn.defenses.robust.base import check_plain_weights
 from trustsnn.models.network import SpikingNetwork
+from trustsnn.settings import setting
 from trustsnn.training.sparse import synaptic_layers, weight_of
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustsnn.defenses.robust.base import Robust, Step, setting
+from trustsnn.defenses.robust.base import Robust, Step
+from trustsnn.settings import setting
 
 
 def label_share(logits: Tensor, y: Tensor) -> Tensor:

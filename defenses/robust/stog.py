@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustsnn.defenses.robust.base import Robust, Step, setting
+from trustsnn.defenses.robust.base import Robust, Step
 from trustsnn.errors import ConfigError
 from trustsnn.models.extended import extended
 from trustsnn.models.gates import LEAST, Gate
 from trustsnn.models.network import SpikingNetwork
+from trustsnn.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

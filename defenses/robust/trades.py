@@ -11,9 +11,10 @@ from torch.nn.functional import kl_div
 from trustsnn.attacks import PGD
 from trustsnn.blocks import predict
 from trustsnn.defenses.robust.at import AT, attacked
-from trustsnn.defenses.robust.base import Step, setting
+from trustsnn.defenses.robust.base import Step
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws
+from trustsnn.settings import setting
 
 
 def divergence(clean: Tensor, moved: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from trustsnn.blocks import BLOCK, frozen, is_stochastic, predict
+from trustsnn.attacks.integrity.search import chance_of, drawn_places, mean_loss, weight_gradients, weight_matrices, worst
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.rng import Draws, stream
@@ -69,11 +68,11 @@ def search(
     if limit < 1:
         raise ConfigError(f"Expected a limit of at least 1 bit, got {limit}.")
     model, chosen = copy.deepcopy(model).eval(), data.take(min(samples, len(data)), seed)
-    weights = _weights(model)
+    weights = weight_matrices(model)
     limit = min(limit, sum(each.numel() for each in weights.values()))
     x, y = (torch.from_numpy(values) for values in chosen.batch(np.arange(len(chosen))))
     draws = Draws(seed, "seal", tuple(chosen.ids))
-    chance = float(np.bincount(chosen.labels).max()) / len(chosen)
+    chance = chance_of(chosen)
     signs: list[Sign] = []
     left = accuracy(model, chosen, seed=seed)
     if left["value"] <= chance:
@@ -82,19 +81,17 @@ def search(
         )
     while left["value"] > chance and len(signs) < limit:
         count = min(max(1, len(signs) // 8), limit - len(signs))
-        gradients = _gradients(model, weights, x, y, draws)
-        best: tuple[float, list[Sign]] = (-torch.inf, [])
+        gradients, groups = weight_gradients(model, weights, x, y, draws), []
         for name, weight in weights.items():
             gain = (-2 * weight.detach() * gradients[name]).flatten()
             gain[[sign.place for sign in signs if sign.tensor == name]] = -torch.inf
-            top = [Sign(name, int(place)) for place in gain.topk(min(count, gain.numel())).indices if gain[place] > -torch.inf]
-            flip(model, top)
-            best = max(best, (_loss(model, x, y, draws), top))
-            flip(model, top)
-        if not best[1]:
+            places = gain.topk(min(count, gain.numel())).indices
+            groups.append([Sign(name, int(place)) for place in places if gain[place] > -torch.inf])
+        _, best = worst(groups, lambda group: flip(model, group), lambda: mean_loss(model, x, y, draws))
+        if not best:
             break  # no loss is a number any more
-        flip(model, best[1])
-        signs += best[1]
+        flip(model, best)
+        signs += best
         left = accuracy(model, chosen, seed=seed)
         on_round(len(signs), left)
     return Found(tuple(signs), left, chance)
@@ -122,11 +119,8 @@ def curve(model: nn.Module, data: Dataset, signs: Sequence[Sign], *, seed: int =
 
 def random_signs(model: nn.Module, count: int, seed: int = 0) -> tuple[Sign, ...]:
     """`count` different sign bits of the same tensors at random, against which a search is to be held."""
-    sizes = {name: each.numel() for name, each in _weights(model).items()}
-    ends = np.cumsum(list(sizes.values()))
-    drawn = stream(seed, "seal/random").choice(int(ends[-1]), count, replace=False)
-    names, rows = list(sizes), np.searchsorted(ends, drawn, side="right")
-    return tuple(Sign(names[row], int(place - (ends[row] - sizes[names[row]]))) for row, place in zip(rows, drawn, strict=True))
+    sizes = {name: each.numel() for name, each in weight_matrices(model).items()}
+    return tuple(Sign(name, place) for name, place in drawn_places(sizes, count, stream(seed, "seal/random")))
 
 
 def places(weights: Path, signs: Sequence[Sign]) -> NDArray[np.int64]:
@@ -144,32 +138,3 @@ def places(weights: Path, signs: Sequence[Sign]) -> NDArray[np.int64]:
 def bits_of(model: nn.Module) -> int:
     """All bits of a model's state."""
     return sum(8 * each.numel() * each.element_size() for each in model.state_dict().values())
-
-
-def _weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    found = {name: each for name, each in model.named_parameters() if each.dim() > 1 and each.is_floating_point()}
-    if not found:
-        raise ConfigError(f"{type(model).__name__} has no weight matrix whose sign bits could be sealed.")
-    return found
-
-
-def _gradients(model: nn.Module, weights: dict[str, nn.Parameter], x: Tensor, y: Tensor, draws: Draws) -> dict[str, Tensor]:
-    """The gradient of the cross-entropy with respect to each weight, summed over the samples block by block."""
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    for start in range(0, len(x), BLOCK):
-        rows = range(start, min(start + BLOCK, len(x)))
-        logits = (
-            model(x[start : rows.stop], generator=draws.select(rows)) if is_stochastic(model) else model(x[start : rows.stop])
-        )
-        loss = cross_entropy(logits, y[start : rows.stop], reduction="sum")
-        if not loss.requires_grad:
-            raise ConfigError(f"{type(model).__name__} has no gradient with respect to its weights, which the search follows.")
-        for name, found in zip(weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True):
-            if found is not None:
-                total[name] += found
-    return total
-
-
-def _loss(model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> float:
-    with frozen(model):
-        return float(cross_entropy(predict(model, x, draws).double(), y))

@@ -38,6 +38,11 @@ def audit(
     ood: Annotated[
         str | None, typer.Option(help="What else to tell from the samples, with commas: noise, shuffled, data sets.")
     ] = None,
+    twins: Annotated[
+        str | None,
+        typer.Option("--twin", help="Hardware to run on, with commas, such as pcm@1month,loihi; see `trustsnn list twins`."),
+    ] = None,
+    chips: Annotated[int | None, typer.Option(help="Specimens of each kind of chip. [default: 20]")] = None,
     samples: Annotated[int | None, typer.Option(help="Test samples, drawn by the seed; 0 for all. [default: 1000]")] = None,
     gate: Annotated[
         list[str] | None,
@@ -73,6 +78,8 @@ def audit(
         "corruptions": listed(corruptions),
         "severities": listed(severities),
         "ood": listed(ood),
+        "twins": listed(twins),
+        "chips": chips,
         "gates": gate,
         "seed": seed,
         "batch_size": batch_size,

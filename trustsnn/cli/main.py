@@ -18,7 +18,10 @@ from trustsnn.cli.audit import audit
 from trustsnn.cli.certify import certify
 from trustsnn.cli.convert import convert
 from trustsnn.cli.dp import dp
+from trustsnn.cli.energy import energy
+from trustsnn.cli.export import export
 from trustsnn.cli.harden import harden
+from trustsnn.cli.integrity import integrity
 from trustsnn.cli.language import generate, spikegpt
 from trustsnn.cli.leakage import leakage_app
 from trustsnn.cli.recipes import compress, onestep, s4nn
@@ -54,10 +57,13 @@ for recipe in (compress, dp, onestep, s4nn, spikegpt):
 app.add_typer(train_app, name="train")
 app.add_typer(leakage_app, name="leakage")
 app.command()(convert)
+app.command()(export)
 app.command()(certify)
 app.command()(generate)
 app.command()(audit)
 app.command()(harden)
+app.command()(energy)
+app.command()(integrity)
 for command in (keygen, seal, unseal, verify):
     app.command()(command)
 
@@ -134,6 +140,12 @@ def _recipes() -> dict[str, str]:
     return {name: f"{entry.description} ({entry.paper})" for name, entry in RECIPES.items()}
 
 
+def _twins() -> dict[str, str]:
+    from trustsnn.hardware.catalogue import TWINS
+
+    return {name: f"{entry.description} ({entry.source})" for name, entry in TWINS.items()}
+
+
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "attacks": _attacks,
     "corruptions": _corruptions,
@@ -142,6 +154,7 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "datasets": _datasets,
     "profiles": _profiles,
     "recipes": _recipes,
+    "twins": _twins,
 }
 
 
@@ -163,7 +176,7 @@ def list_command(
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, a NIR file, or package.module:callable.")],
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set: then also the spike rate of each layer.")] = None,
     samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,

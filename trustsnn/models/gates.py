@@ -99,7 +99,8 @@ def _drawn(generator: Generator, part: range | None, like: Tensor, how: str) -> 
     else:
         draw = torch.rand if how == "uniform" else torch.randn
         drawn = draw(like.shape, generator=generator, device=generator.device)
-    return drawn.to(like.device)  # type: ignore[no-any-return]
+    found: Tensor = drawn.to(like.device)
+    return found
 
 
 def _given(part: range | None) -> range:

@@ -52,7 +52,7 @@ class SpikingNetwork(nn.Module):
     `half_gradients` lets gradients with respect to a layer's input multiply in bfloat16 where the processor can: faster, and
     good to 3 % a layer without bias; the forward pass and the weights' gradients stay in float32.
 
-    `sensor`, where there is one, is what takes the input [B, *spec.input_shape] first.
+    `sensor`, where there is one, is what takes the input [B, *spec.input_shape] first, part by part; a `Drawn` part draws once.
 
     `memory` bounds the activations of an evaluation, in bytes: a batch is cut into blocks that fit. No figure depends on it.
 
@@ -78,7 +78,7 @@ class SpikingNetwork(nn.Module):
         self.memory: int | None = None
         self._bytes: int | None = None
         self._fixed: list[Stage] | None = None
-        self.sensor: nn.Module | None = None
+        self.sensor: nn.Sequential | None = None
         self._synapses = BiasAtLast if spec.readout == "bits" else Synapses
 
     def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
@@ -204,7 +204,7 @@ class SpikingNetwork(nn.Module):
             raise ModelContractError(
                 f"Expected a batch of shape [B, {', '.join(map(str, spec.input_shape))}], got {list(x.shape)}."
             )
-        x = self.sensor(x) if self.sensor is not None else x
+        x = self._sensed(x, generator)
         h = encoder(spec.encoder).encode(x, spec.steps, generator)
         h = h[part.start : part.stop] if len(h) > 1 else h
         signal = Signal(h.flatten(0, 1), len(h))
@@ -213,6 +213,13 @@ class SpikingNetwork(nn.Module):
         if signal.steps < len(part):
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
         return self.read(signal.h.unflatten(0, (len(part), len(x)))), run.membrane
+
+    def _sensed(self, x: Tensor, generator: Generator) -> Tensor:
+        """The input [B, ...] as the sensor gives it."""
+        for name, part in self.sensor.named_children() if self.sensor is not None else ():
+            draws = generator.child("sensor", name) if isinstance(generator, Draws) else generator
+            x = part(x, range(1), draws) if isinstance(part, Drawn) else part(x)
+        return x
 
     def read(self, h: Tensor) -> Tensor:
         """The logits of each step, whose mean are the network's, from what the last layer gives, both [T, B, K]."""
@@ -278,9 +285,9 @@ class _Pass:
             if self.membranes is None:
                 fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
             else:
-                fired, self.membranes[neuron] = normalised_resume(
-                    before, neuron, signal.h, self.steps, signal.steps, self.membranes.get(neuron)  # type: ignore[arg-type]
-                )
+                left = self.membranes.get(neuron)
+                resumed = normalised_resume(before, neuron, signal.h, self.steps, signal.steps, left)  # type: ignore[arg-type]
+                fired, self.membranes[neuron] = resumed
             return Signal(fired, self.steps, True)
         current = signal.h.unflatten(0, (signal.steps, self.batch))
         if self.fire is not None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from trustsnn.errors import ModelContractError
+from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.neurons.dynamics import Dynamics
 from trustsnn.neurons.surrogates import Surrogate
 
@@ -74,6 +74,12 @@ class LayerGradients(NamedTuple):
     threshold: Tensor | None
 
 
+class SpikingLayer(Protocol):
+    """What an estimator is applied to: a `SpikingNeuron`, or a neuron of another framework in a wrapped module."""
+
+    estimator: GradientEstimator
+
+
 class GradientEstimator:
     """Base of every estimator. A subclass defines `backward` and `describe`. One with statistics or masks of its own keeps
     them in what `prepared` gives each layer, so that they begin and end with an attack."""
@@ -95,15 +101,35 @@ class GradientEstimator:
         """Hear which samples the rows of the next backward pass are (None: padding). Statistics over the iterations of an
         attack follow the samples by it. Default: nothing."""
 
+    def refusal(self, model: nn.Module) -> str | None:
+        """Why this estimator cannot be applied to `model`, in a sentence; None where it can."""
+        foreign = foreign_neurons(model)
+        if not foreign:
+            return None if neurons_of(model) else "the model has no spiking layer whose backward pass could be replaced."
+        if isinstance(self, SpikeDerivative):
+            return None
+        return (
+            f"{self.describe()['name']!r} needs trustsnn's own neurons, and those of this model are {foreign[0]}. "
+            "For them: 'stbp', 'pdsg', 'assg'."
+        )
+
     @contextmanager
-    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingNeuron, GradientEstimator]]:
-        """The estimator of each spiking neuron layer of `model`, for as long as the context lasts. Default: this one."""
-        yield dict.fromkeys(neurons_of(model), self)
+    def prepared(self, model: nn.Module) -> Iterator[Mapping[SpikingLayer, GradientEstimator]]:
+        """The estimator of each spiking layer of `model`, for as long as the context lasts. Default: this one."""
+        yield dict.fromkeys(spiking_layers(model), self)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Inside this block every spiking neuron of `model` differentiates with this estimator."""
-        before = {neuron: neuron.estimator for neuron in neurons_of(model)}
+        """Inside this block every spiking layer of `model` differentiates with this estimator.
+
+        Raises:
+            ConfigError: the model has neurons of another framework, and the estimator is none for them.
+        """
+        layers = spiking_layers(model)
+        refused = self.refusal(model)
+        if layers and refused:
+            raise ConfigError(f"The estimator cannot be applied: {refused}")
+        before = {layer: layer.estimator for layer in layers}
         with self.prepared(model) as estimators:
             try:
                 for neuron, estimator in estimators.items():
@@ -121,24 +147,50 @@ def neurons_of(model: nn.Module) -> list[SpikingNeuron]:
     return [module for module in model.modules() if isinstance(module, SpikingNeuron)]
 
 
+def foreign_neurons(model: nn.Module) -> list[SpikingLayer]:
+    """The neurons of other frameworks in the wrapped modules (`trustsnn.interop`) of `model`."""
+    return [neuron for module in model.modules() for neuron in getattr(module, "foreign_neurons", ())]
+
+
+def spiking_layers(model: nn.Module) -> list[SpikingLayer]:
+    """All that an estimator is applied to in `model`: `neurons_of` and `foreign_neurons`."""
+    return [*neurons_of(model), *foreign_neurons(model)]
+
+
 def follow(model: nn.Module, samples: Sequence[Hashable | None]) -> None:
-    """Tell the estimators of all neurons of `model` which samples the next backward pass is about."""
-    for neuron in neurons_of(model):
-        neuron.estimator.follow(samples)
+    """Tell the estimators of all layers of `model` which samples the next backward pass is about."""
+    for layer in spiking_layers(model):
+        layer.estimator.follow(samples)
+
+
+class SpikeDerivative(GradientEstimator):
+    """An estimator that keeps the exact chain rule of the dynamics and replaces the spike's derivative alone. It needs to know
+    nothing of the dynamics, so it works on neurons of other frameworks too. A subclass defines `derivative`."""
+
+    whole_sequence: ClassVar[bool] = True  # whether `derivative` reads the record
+
+    def derivative(self, record: LayerRecord) -> Derivative:
+        """The spike's derivative at the steps of one backward pass, whose membranes `record` holds."""
+        raise TypeError(f"{type(self).__name__} does not define the derivative of a spike.")
+
+    def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
+        return through_time(record, spike_gradient, parameters, self.derivative(record))
 
 
 @dataclass(frozen=True)
-class STBP(GradientEstimator):
+class STBP(SpikeDerivative):
     """Backpropagation through space and time with a surrogate (Wu 2018): the exact chain rule of the dynamics, but for
     the spike, whose derivative is the surrogate's."""
 
     surrogate: Surrogate = field(default_factory=Surrogate)
 
+    whole_sequence: ClassVar[bool] = False
+
     def describe(self) -> dict[str, object]:
         return {"name": "stbp", "surrogate": self.surrogate.name, "width": self.surrogate.width}
 
-    def backward(self, record: LayerRecord, spike_gradient: Tensor, parameters: bool) -> LayerGradients:
-        return through_time(record, spike_gradient, parameters, lambda distance, t, rows: self.surrogate.derivative(distance))
+    def derivative(self, record: LayerRecord) -> Derivative:
+        return lambda distance, t, rows: self.surrogate.derivative(distance)
 
 
 def through_time(record: LayerRecord, spike_gradient: Tensor, parameters: bool, derivative: Derivative) -> LayerGradients:

@@ -17,7 +17,7 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.errors import RunError, TrustSNNError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports import gates as gates_of
-from trustsnn.runners import cost, evaluate, shift
+from trustsnn.runners import cost, evaluate, hardware, shift
 from trustsnn.runners.config import make_config
 from trustsnn.runners.environment import environment
 from trustsnn.runners.measure import Job, record
@@ -50,8 +50,8 @@ def audit(
         data: a data-set name, a folder, an .npz, a Dataset, a pair (x, y) of tensors or arrays, or a DataLoader.
         out: the run folder; the same call on it resumes. A temporary folder if not given.
         profile: "quick", "standard" or "full"; see `trustsnn list profiles`.
-        settings: further keys of `AuditConfig`: norms, eps, attacks, corruptions, severities, ood, samples, seed, batch_size, memory,
-            gates.
+        settings: further keys of `AuditConfig`: norms, eps, attacks, corruptions, severities, ood, twins, chips, samples, seed,
+            batch_size, memory, gates.
 
     Raises:
         ConfigError, DataError, ModelContractError, RunError, UnsafeArtifactError: with what was expected and how to mend it.
@@ -89,7 +89,7 @@ def _run_cells(job: Job) -> None:
         if planned.key in done:
             continue
         if isinstance(planned.attack, SNNAutoAttack | Bisection) and not told:
-            left = [p.attack for p in job.plan if p.key not in done]
+            left = [p.attack for p in job.plan if p.key not in done and p.of is None]
             x, y = (torch.from_numpy(values) for values in job.data.batch(range(min(BLOCK, len(job.data)))))
             for line in cost.predicted(left, job.model, x, y, len(job.data)):
                 job.reporter.line(line)
@@ -114,6 +114,8 @@ def _run_cells(job: Job) -> None:
 
 
 def _evaluate(job: Job, planned: PlannedCell) -> evaluate.Evaluated:
+    if planned.chips is not None:
+        return evaluate.Evaluated(hardware.on_chips(job, planned, planned.chips), None, None)
     if planned.attack is not None:
         return evaluate.attacked(job, planned, planned.attack)
     if isinstance(planned.shift, Corruption):
@@ -125,6 +127,9 @@ def _evaluate(job: Job, planned: PlannedCell) -> evaluate.Evaluated:
 
 def _told(record: dict[str, Any]) -> str:
     figure = record["accuracy"]
+    if "chips" in record:
+        right, count = sorted(record["chips"]["correct"]), record["chips"]["count"]
+        return f"{right[(len(right) - 1) // 2] / count:.1%} correct on the median chip, {right[0] / count:.1%} on the worst"
     if figure is None:
         return ", ".join(f"{name} AUROC {record['detection'][name]['auroc']:.3f}" for name in ("energy", "max-softmax"))
     return f"{figure['value']:.1%} of {figure['count']} correct"

@@ -78,6 +78,8 @@ class AuditConfig(BaseModel):
     corruptions: tuple[str, ...] = ()
     severities: tuple[int, ...] = SEVERITIES
     ood: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
+    chips: int = Field(20, ge=1)
     samples: int | None = Field(1000, ge=1)
     seed: int = 0
     batch_size: int = Field(256, ge=1)
@@ -97,12 +99,12 @@ class AuditConfig(BaseModel):
     def _memory(cls, value: Any) -> Any:
         return parse_memory(value) if isinstance(value, str) else value
 
-    @field_validator("norms", "corruptions", "ood", mode="before")
+    @field_validator("norms", "corruptions", "ood", "twins", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("corruptions", "ood")
+    @field_validator("corruptions", "ood", "twins")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))

@@ -47,6 +47,7 @@ class _Attacked:
         self.members: list[list[dict[str, Any]]] = []
         self.broken_by: list[str | None] = []
         self.low, self.high, self.largest, self.whole = 0.0, 0.0, 0.0, True
+        self.made: list[Tensor] = []
 
     def __call__(self, x: Tensor, y: Tensor, ids: tuple[str, ...], rows: Rows) -> Tensor:
         result = self.attack.run(self.job.model, x, y, ids)
@@ -59,6 +60,8 @@ class _Attacked:
         sizes = (event_size if isinstance(self.attack, EventAttack) else size)(delta, self.attack.norm)
         self.largest = max(self.largest, float(sizes.max()))
         self.whole &= torch.equal(changed, changed.round())
+        if self.job.on_hardware:
+            self.made.append(changed)
         return changed
 
     def findings(self, attacked: NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -76,6 +79,8 @@ def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
     without = job.run.samples(job.plan[0].key)
     seen = _Attacked(job, attack)
     measured = measure(job, seen, shown(without).tolist())
+    if seen.made:
+        job.run.keep(planned.key, torch.cat(seen.made).numpy())
     right = job.correct(job.plan[0].key)
     before = [each for each in job.plan[: job.plan.index(planned)] if each.key in job.run.records]
     reasons = seen.findings(right) + findings.of_the_attack(before, planned, attack, measured.correct, job.correct)

@@ -17,6 +17,7 @@ from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.events import SDA, EventAttack
 from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.data import Dataset
+from trustsnn.interop import WrappedModel
 from trustsnn.models.contract import check_contract
 from trustsnn.rng import Draws
 from trustsnn.runners.plan import AnyAttack, PlannedCell
@@ -29,17 +30,37 @@ UNBOUNDED_SAMPLES = 32
 MASKING_SAMPLES = 64
 
 
+def doubtful(finding: Mapping[str, Any]) -> bool:
+    """Whether a finding casts doubt on the figures of its cell; a note on how a model was wrapped does not."""
+    return bool(finding.get("doubt", True))
+
+
 def of_the_model(model: nn.Module, x: Tensor, classes: int) -> Findings:
-    """Findings on the model itself, on one block of clean samples: the contract, and whether it rounds its input."""
+    """Findings on the model itself, on one block of clean samples: the contract, how it was wrapped, and whether it rounds its
+    input."""
     found = check_contract(model, x, classes)
-    if found or is_stochastic(model) or model.spec.domain != "image":  # type: ignore[union-attr]
+    if isinstance(model, WrappedModel):
+        found = [_with_state(each, model.left_behind(x)) for each in found] if found else model.notes(x)
+    if any(map(doubtful, found)) or is_stochastic(model) or model.spec.domain != "image":  # type: ignore[union-attr]
         return found
     ids = tuple(f"noise-{i}" for i in range(len(x)))
     noise = NOISE * (2 * Draws(0, "input-rounding", ids).uniform(tuple(x.shape[1:])) - 1)
     eighth = (x * 255).round() / 255  # from the middle of a step of 8 bits the noise does not reach the next one
     with frozen(model):
         unchanged = (predict(model, eighth) == predict(model, (eighth + noise).clamp(0, 1))).all(1)
-    return verdict.input_rounded(unchanged.numpy(), NOISE)
+    return found + verdict.input_rounded(unchanged.numpy(), NOISE)
+
+
+def _with_state(finding: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A finding on the contract with the attributes that a forward of the module changes."""
+    if not names:
+        return finding
+    told = f" A forward changes {', '.join(names[:5])}: put that back with trustsnn.wrap(..., reset=...)."
+    return {
+        **finding,
+        "message": finding["message"] + told,
+        "evidence": {**finding["evidence"], "attributes_changed": len(names)},
+    }
 
 
 def of_ties(logits: NDArray[np.float32]) -> Findings:

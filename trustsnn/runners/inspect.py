@@ -15,6 +15,7 @@ from trustsnn.models import SpikingNetwork
 from trustsnn.models.branches import Branches
 from trustsnn.models.flow import Flow, Kind, fires, inputs_of, observed_inputs
 from trustsnn.neurons import SpikingNeuron
+from trustsnn.neurons.estimator import spiking_layers
 from trustsnn.rng import Draws
 from trustsnn.runners.resolve import first_batch, fit, resolve_data, resolve_model
 from trustsnn.statistics import wilson_of_mean
@@ -38,13 +39,13 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
     lines = [f"{key}: {value}" for key, value in network.spec.to_dict().items()]  # type: ignore[union-attr, operator]
     lines.append(f"hash: {model_hash(network)}")
     total = sum(parameter.numel() for parameter in network.parameters())
-    neurons = sum(isinstance(module, SpikingNeuron) for module in network.modules())
+    neurons = len(spiking_layers(network))
     lines.append(f"parameters: {total:,} in all; spiking layers: {neurons}")
     rates = _rates(network, x, ids) if x is not None and ids is not None else {}
     for name, module in network.named_modules():
         if isinstance(module, Branches):
             lines.append(f"  {name}: Branches({module.extra_repr()})")
-        elif not list(module.children()):
+        elif name in rates or not list(module.children()):
             count = sum(parameter.numel() for parameter in module.parameters())
             own = f", {count:,} parameters" if count else ""
             lines.append(f"  {name}: {module}{own}{rates.get(name, '')}")
@@ -58,7 +59,8 @@ def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str
         seen = observe(network, x, draws).spikes
     words = {}
     for name, (fired, places) in seen.items():
-        if not fires(network.get_submodule(name)):  # type: ignore[arg-type]
+        layer = network.get_submodule(name)
+        if isinstance(layer, SpikingNeuron) and not fires(layer):
             continue
         low, high = wilson_of_mean(fired / places, len(x))
         words[name] = f", spike rate {fired / places:.4f} of {len(x)} samples (95 % interval {low:.4f} to {high:.4f})"

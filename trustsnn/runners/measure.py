@@ -47,6 +47,11 @@ class Job:
         return min(self.config.batch_size, max(1, getattr(self.model, "affordable", sys.maxsize) // 2))
 
     @property
+    def on_hardware(self) -> bool:
+        """Whether cells on chips follow, which take over what attacks make of the samples."""
+        return any(planned.chips is not None for planned in self.plan)
+
+    @property
     def events(self) -> bool:
         """Whether the samples are event frames."""
         return self.data.domain != "image"
@@ -76,7 +81,8 @@ class Measured:
         """The cell's line of cells.jsonl."""
         rates = [{"layer": name, "rate": fired / places} for name, (fired, places) in self.spikes.items()]
         accuracy = dict(proportion(int(self.correct.sum()), len(self.correct)))
-        return record(planned, "inconclusive" if reasons else "ok", reasons, accuracy, rates, diagnostics)
+        status = "inconclusive" if any(reason.get("doubt", True) for reason in reasons) else "ok"
+        return record(planned, status, reasons, accuracy, rates, diagnostics)
 
     def table(self, key: str, ids: Sequence[str], broken_by: Sequence[str | None] = ()) -> pa.Table:
         """The cell's per-sample outcomes."""

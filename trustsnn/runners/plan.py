@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,8 +16,9 @@ from trustsnn.attacks.events import EventAttack
 from trustsnn.blocks import is_stochastic
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
+from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import ModelSpec
-from trustsnn.neurons import SpikingNeuron
+from trustsnn.runners.chips import Chips, Maker
 from trustsnn.runners.config import AttackSettings, AuditConfig
 from trustsnn.runners.profiles import PROFILES
 from trustsnn.runners.records import cell_key
@@ -64,13 +65,15 @@ class Outside:
 @dataclass(frozen=True)
 class PlannedCell:
     """One evaluation to do: its key, its definition, a label for people, and the attack or the shift that it is about. The clean
-    cell has neither."""
+    cell has neither. With `chips` it is about the network on hardware."""
 
     key: str
     cell: dict[str, Any]
     label: str
     attack: AnyAttack | None = None
     shift: Corruption | Outside | None = None
+    chips: Chips | None = None
+    of: str | None = None  # the key of the cell whose adversarial samples these are
 
 
 def make_plan(
@@ -79,14 +82,14 @@ def make_plan(
     """The clean cell, every attack at every norm and eps that it is for, every corruption at every severity, and the sources of
     `outside` samples. `subject` holds the hashes of model and data.
 
-    Another estimator than the model's own needs trustsnn's neurons: in a profile such cells are left out for a wrapped
-    module, and in a user's own list they are refused.
+    Where the model's neurons refuse an estimator, the cells of a profile through it are left out, and those of a user's own list
+    are an error.
     """
     spec: ModelSpec = model.spec  # type: ignore[assignment]
     norms, radii = config.threats(spec.domain)
-    own = any(isinstance(module, SpikingNeuron) for module in model.modules())
-    items = [item for item in config.resolved_attacks(spec.domain) if own or config.attacks is not None or item.estimator is None]
-    kinds = [_kind(item, model, spec.domain, own) for item in items]
+    listed = config.attacks is not None
+    items = [item for item in config.resolved_attacks(spec.domain) if listed or _refusal(item, model) is None]
+    kinds = [_kind(item, model, spec.domain) for item in items]
     base = {**subject, "seed": config.seed, "twin": None}
     planned = [_planned(base, {"attack": "none", "norm": None, "eps": 0.0}, "clean")]
     for norm in norms:
@@ -100,9 +103,41 @@ def make_plan(
         Corruption(name, s) for name in config.resolved_corruptions(spec.domain) for s in config.severities
     ]
     planned += [_planned(base, shift.describe(), shift.label, shift=shift) for shift in [*shifts, *outside]]
+    planned += [
+        each for line in config.twins for each in _on_chips(model, planned, Chips.of(line, config.chips, config.seed), config)
+    ]
     if len({p.key for p in planned}) < len(planned):
         raise ConfigError("Two attacks of the plan are the same. Leave one of them out.")
     return planned
+
+
+def _on_chips(model: nn.Module, planned: Sequence[PlannedCell], chips: Chips, config: AuditConfig) -> list[PlannedCell]:
+    """For chips of one kind: the clean cell, each attack's samples made on the network and made on a chip, and each corruption.
+
+    The attack on a chip is the same one, with the expectation over its draws where a chip draws and the network does not.
+    """
+    if not isinstance(model, SpikingNetwork):
+        raise ConfigError(f"--twin runs networks of trustsnn's own layers, got {type(model).__name__}. Leave it out.")
+    draws = is_stochastic(chips.chip(model, 0)) and not is_stochastic(model)
+    found = []
+    for each in planned:
+        if isinstance(each.shift, Outside):
+            continue
+        makers: tuple[Maker | None, ...] = ("network", "chip") if each.attack is not None else (None,)
+        for maker in makers:
+            attack = each.attack
+            if attack is not None and maker == "chip" and draws and any(f.name == "eot" for f in dataclasses.fields(attack)):
+                attack = replace(attack, eot=PROFILES[config.profile].eot)  # type: ignore[arg-type]
+            made = replace(chips, maker=maker)
+            cell = {
+                **each.cell,
+                "twin": made.describe(),
+                "threat": attack.describe() if attack is not None else each.cell["threat"],
+            }
+            label = f"{each.label}{f' made on the {maker}' if maker else ''}, {chips.line}"
+            of = each.key if maker == "network" else None
+            found.append(PlannedCell(cell_key(cell), cell, label, attack, each.shift, made, of))
+    return found
 
 
 def _has(kind: type[AnyAttack], norm: str, largest: bool) -> bool:
@@ -114,10 +149,16 @@ def _has(kind: type[AnyAttack], norm: str, largest: bool) -> bool:
 
 def balls(plan: Iterable[PlannedCell]) -> list[tuple[str, float]]:
     """The planned norms and radii, sorted."""
-    return sorted({(each.attack.norm, float(each.attack.eps or 0.0)) for each in plan if each.attack is not None})
+    cells = (each for each in plan if each.chips is None)
+    return sorted({(each.attack.norm, float(each.attack.eps or 0.0)) for each in cells if each.attack is not None})
 
 
-def _kind(item: AttackSettings, model: nn.Module, domain: str, own: bool) -> type[AnyAttack]:
+def _refusal(item: AttackSettings, model: nn.Module) -> str | None:
+    """Why the estimator that an attack asks for cannot differentiate the model; None where it can, or none is asked for."""
+    return estimator(**item.estimator.model_dump()).refusal(model) if item.estimator is not None else None
+
+
+def _kind(item: AttackSettings, model: nn.Module, domain: str) -> type[AnyAttack]:
     """The class of an attack that suits the model."""
     kind: type[AnyAttack] = ATTACKS.load(item.attack)
     if issubclass(kind, EventAttack) != (domain != "image"):
@@ -125,10 +166,10 @@ def _kind(item: AttackSettings, model: nn.Module, domain: str, own: bool) -> typ
         raise ConfigError(f"The attack {item.attack!r} is not for the domain {domain!r}. For it: {', '.join(fitting)}.")
     if issubclass(kind, EventAttack) and is_stochastic(model):
         raise ConfigError("Event attacks test single events, which one draw of a stochastic model does not decide.")
-    if item.estimator is not None and not own:
+    refused = _refusal(item, model)
+    if refused and item.estimator is not None:
         raise ConfigError(
-            f"The attack {item.attack!r} asks for the estimator {item.estimator.name!r}, but the model has none of "
-            "trustsnn's neurons whose backward pass could be replaced. Leave out its estimator."
+            f"The attack {item.attack!r} asks for the estimator {item.estimator.name!r}, but {refused} Leave out its estimator."
         )
     return kind
 

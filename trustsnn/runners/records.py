@@ -186,6 +186,25 @@ class RunFolder:
         """Record a cell that could not be evaluated; the same command tries it again."""
         append_line(self.path / "cells.jsonl", canonical_json(record))
 
+    def keep(self, key: str, samples: NDArray[np.float32]) -> None:
+        """Keep what an attack made of the samples, for other cells of the run."""
+
+        def save(path: Path) -> None:
+            with path.open("wb") as stream:
+                np.save(stream, samples, allow_pickle=False)
+
+        write_atomically(self._adversarial(key), save)
+
+    def kept(self, key: str) -> NDArray[np.float32] | None:
+        """What `keep` kept; None where it did not, or where the file is damaged."""
+        try:
+            return np.load(self._adversarial(key), allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError):
+            return None
+
+    def _adversarial(self, key: str) -> Path:
+        return self.path / "cells" / f"{key}.npy"
+
     def samples(self, key: str) -> pa.Table:
         """The per-sample outcomes of a finished cell."""
         return pq.read_table(self.path / "cells" / f"{key}.parquet")

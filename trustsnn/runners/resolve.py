@@ -14,13 +14,15 @@ from trustsnn import checkpoint
 from trustsnn.blocks import BLOCK
 from trustsnn.data import Dataset, from_arrays, load
 from trustsnn.errors import ConfigError
+from trustsnn.interop import nir
 from trustsnn.interop.wrap import WrappedModel
 from trustsnn.models.spec import ModelSpec
 from trustsnn.plugins import load_object
 
 
 def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
-    """A model from a module, a checkpoint folder, or "package.module:callable" that returns one.
+    """A model from a module, a checkpoint folder, a NIR file ("FILE.nir", "FILE.nir:dt=1e-4,time_steps=25"), or
+    "package.module:callable" that returns one.
 
     `weights`: a safetensors file for a model made by a callable.
     """
@@ -29,6 +31,10 @@ def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
     elif isinstance(model, str | Path):
         text = str(model)
         path = Path(text).expanduser()
+        if nir.is_nir(text):
+            if weights is not None:
+                raise ConfigError("--weights goes with package.module:callable; a NIR file holds its own weights.")
+            return nir.read_named(str(path))
         if path.exists() or ":" not in text:
             if weights is not None:
                 raise ConfigError("--weights goes with package.module:callable; a checkpoint folder holds its own weights.")

@@ -63,6 +63,11 @@ class Run:
         return list(self.summary["ood"])
 
     @property
+    def hardware(self) -> list[dict[str, Any]]:
+        """For each hardware twin and each kind of samples, the accuracy of the network, the median chip and the worst one."""
+        return list(self.summary["hardware"])
+
+    @property
     def findings(self) -> list[dict[str, Any]]:
         """What makes the evaluation doubtful, each with type, message, evidence, threshold and source."""
         return list(self.summary["findings"])

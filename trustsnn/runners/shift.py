@@ -35,14 +35,15 @@ def check_corruptions(config: AuditConfig, spec: ModelSpec, data: Dataset) -> No
 
 def corruption(job: Job, planned: PlannedCell, shift: Corruption) -> Evaluated:
     """The evaluation under one corruption."""
-    spec: ModelSpec = job.model.spec  # type: ignore[assignment]
-
-    def change(x: Tensor, y: Tensor, ids: tuple[str, ...], rows: object) -> Tensor:
-        draws = Draws(job.config.seed, "corruption", ids)
-        return corrupted(shift.name, x, shift.severity, draws, domain=spec.domain, max_count=spec.max_count)
-
-    measured = measure(job, change)
+    measured = measure(job, lambda x, y, ids, rows: corrupted_batch(job, shift, x, ids))
     return Evaluated(measured.record(planned, [], {}), measured.table(planned.key, job.data.ids), None)
+
+
+def corrupted_batch(job: Job, shift: Corruption, x: Tensor, ids: tuple[str, ...]) -> Tensor:
+    """A batch under the corruption."""
+    spec: ModelSpec = job.model.spec  # type: ignore[assignment]
+    draws = Draws(job.config.seed, "corruption", ids)
+    return corrupted(shift.name, x, shift.severity, draws, domain=spec.domain, max_count=spec.max_count)
 
 
 def resolve_outside(config: AuditConfig, spec: ModelSpec, data: Dataset, **where: Path | bool | str | None) -> list[Outside]:

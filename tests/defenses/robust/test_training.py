@@ -121,7 +121,7 @@ def test_bad_settings_are_refused(name, settings, match):
         ("at+rat", "one recipe that makes the batch, got at and rat"),
         ("tgo+tgo", "each recipe once"),
         ("at:eps", "name=value"),
-        ("at:eps=1/0", "a number or a fraction"),
+        ("at:eps=1/0", "as a number"),
         ("at:steps=4/2", "whole number"),
         ("", "Unknown recipe ''"),
     ],

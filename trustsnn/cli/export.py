@@ -1,0 +1,48 @@
+"""`trustsnn export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.errors import ConfigError
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable that makes a network of layers.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write, FILE.nir.")],
+    dt: Annotated[float, typer.Option(help="The time step in seconds; the graph's time constants follow from it.")],
+    format_: Annotated[str, typer.Option("--format", help="nir.")] = "nir",
+    weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set: then the file is read again and held against the model.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    passphrase_env: PassphraseEnvOption = None,
+    passphrase: PassphraseOption = False,
+) -> None:
+    """Write a model as a NIR file, and say what of it NIR does not say."""
+    from trustsnn.interop import nir
+    from trustsnn.interop.conformance import compare
+    from trustsnn.runners.resolve import first_batch, fit, resolve_data, resolve_model
+
+    if format_ != "nir" or not nir.is_nir(str(out)):
+        raise ConfigError(f"Expected the format nir and a file that ends in .nir, got {format_!r} and {out}.")
+    if samples < 1:
+        raise ConfigError(f"Expected at least 1 sample, got {samples}.")
+    network = resolve_model(opened(model, key_of(key_file, key_env, passphrase_env, passphrase), weights), weights)
+    found = None
+    if data is not None:
+        found = resolve_data(data, network.spec).take(samples)  # type: ignore[arg-type]
+        fit(network, found)
+    for line in nir.write(network, out, dt=dt).warnings:  # type: ignore[arg-type]
+        typer.echo(f"warning: {line}", err=True)
+    if found is not None:
+        import torch
+
+        for line in compare(network, nir.read(out), first_batch(found, samples), torch.tensor(found.labels)).lines():
+            typer.echo(line)
+    typer.echo(str(out))

@@ -1,0 +1,44 @@
+"""Means over samples, and ratios of such means, with their intervals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import t
+
+
+class Mean(TypedDict):
+    """A mean over samples with its 95 % interval, and how many samples there were. Of a single sample the interval is unknown: None."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def mean(values: ArrayLike) -> Mean:
+    """The mean of one value a sample, with Student's interval."""
+    found = np.asarray(values, dtype=np.float64)
+    return _figure(float(found.mean()), found - found.mean(), 1.0)
+
+
+def ratio(after: ArrayLike, before: ArrayLike) -> Mean:
+    """The mean of `after` over that of `before`, of the same samples in the same order; the interval is that of the linearised ratio
+    (delta method). Infinite, and without an interval, where `before` is 0 and `after` is not."""
+    a, b = (np.asarray(each, dtype=np.float64) for each in (after, before))
+    if b.mean() == 0:
+        return {"value": 1.0 if a.mean() == 0 else math.inf, "low": None, "high": None, "count": len(a)}
+    value = float(a.mean() / b.mean())
+    return _figure(value, a - value * b, float(b.mean()))
+
+
+def _figure(value: float, deviations: np.ndarray[Any, Any], scale: float) -> Mean:
+    count = len(deviations)
+    if count < 2:
+        return {"value": value, "low": None, "high": None, "count": count}
+    spread = math.sqrt(float((deviations**2).sum()) / (count - 1) / count) / scale
+    half = float(t.ppf(0.975, count - 1)) * spread
+    return {"value": value, "low": max(0.0, value - half), "high": value + half, "count": count}

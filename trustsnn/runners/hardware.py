@@ -1,0 +1,64 @@
+"""Evaluations on hardware twins: many chips of one kind, with what was made on the network and what was made on a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trustsnn.attacks.verdict import nonfinite_gradients, zero_gradients
+from trustsnn.blocks import frozen, is_stochastic, predict
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.rng import Draws
+from trustsnn.runners.chips import Chips
+from trustsnn.runners.measure import Job, record
+from trustsnn.runners.plan import Corruption, PlannedCell
+from trustsnn.runners.shift import corrupted_batch
+
+
+def on_chips(job: Job, planned: PlannedCell, chips: Chips) -> dict[str, Any]:
+    """The record of a cell on chips: how many samples each chip classifies correctly, and how many the network does."""
+    assert isinstance(job.model, SpikingNetwork)
+    specimens = [chips.chip(job.model, number) for number in range(chips.count)]
+    x, reasons = _samples(job, planned, specimens[0] if chips.maker == "chip" else job.model)
+    right = [_correct(job, specimen, x) for specimen in specimens]
+    found = {"correct": right, "network": _correct(job, job.model, x), "count": len(job.data)}
+    return {**record(planned, "inconclusive" if reasons else "ok", reasons, None, [], {}), "chips": found}
+
+
+def _samples(job: Job, planned: PlannedCell, on: SpikingNetwork) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The samples as a cell has them, all of them [N, ...], and the findings on the attack that made them."""
+    if planned.attack is None:
+        shift = planned.shift if isinstance(planned.shift, Corruption) else None
+        return torch.cat([x if shift is None else corrupted_batch(job, shift, x, ids) for x, _, ids in _batches(job)]), []
+    if planned.of is not None and (kept := job.run.kept(planned.of)) is not None:
+        return torch.from_numpy(kept), []
+    made = []
+    for x, y, ids in _batches(job):
+        made.append(planned.attack.run(on, x, y, ids))
+        job.reporter.advance(len(x))
+    zero, bad = (
+        torch.cat([getattr(result, name) for result in made]).numpy() for name in ("zero_gradient", "nonfinite_gradient")
+    )
+    right = job.correct(job.plan[0].key)
+    return torch.cat([result.adversarial for result in made]), [*zero_gradients(zero[right]), *nonfinite_gradients(bad[right])]
+
+
+def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
+    for start in range(0, len(job.data), job.batch):
+        rows = np.arange(start, min(start + job.batch, len(job.data)))
+        x, y = (torch.from_numpy(values) for values in job.data.batch(rows))
+        yield x, y, tuple(job.data.ids[i] for i in rows)
+
+
+def _correct(job: Job, model: nn.Module, x: Tensor) -> int:
+    """How many of the samples `x` the model classifies correctly."""
+    found = 0
+    with frozen(model):
+        for start, (_, y, ids) in zip(range(0, len(x), job.batch), _batches(job), strict=True):
+            draws = Draws(job.config.seed, "predict", ids) if is_stochastic(model) else None
+            found += int((predict(model, x[start : start + len(y)], draws).argmax(1) == y).sum())
+    return found
