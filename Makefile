@@ -11,7 +11,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow lint types docs bench results-attacks results-core results-hardening clean
+.PHONY: audit test test-slow test-peer lint types docs bench results-attacks results-core results-hardening clean
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -24,6 +24,11 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+# Against other frameworks, in the environment of the benchmarks.
+test-peer: $(BENCH)/.installed
+	$(INSTALL_BENCH) pytest
+	$(BENCH)/bin/python -m pytest -m peer
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -115,5 +120,5 @@ $(BENCH)/.installed: pyproject.toml requirements.lock benchmarks/requirements.tx
 	$(INSTALL_BENCH) --upgrade 'setuptools>=77' wheel
 	$(INSTALL_BENCH) $(EDITABLE) .
 	$(INSTALL_BENCH) --requirement benchmarks/requirements.txt
-	$(INSTALL_BENCH) --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 torchattacks==3.5.1
+	$(INSTALL_BENCH) --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 sinabs==3.1.3 torchattacks==3.5.1
 	@touch $@

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class _NoSpike(GradientEstimator):
 
 class Rectifier(SpikingNeuron):
     """What takes a neuron's place: relu(gain * x) of its current x over the one step [1, B, ...], with the neuron's gain."""
+
+    binary: ClassVar[bool] = False
 
     def __init__(self, neuron: SpikingNeuron) -> None:
         super().__init__(neuron.dynamics)

@@ -11,6 +11,8 @@ these integers. Those of the spiking network are counted from its spikes. Energy
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from trustsnn.blocks import frozen
 from trustsnn.conversion import convert
 from trustsnn.conversion.segments import Segment, batches, current, segments
 from trustsnn.data import Dataset
+from trustsnn.energy.operations import meetings
 from trustsnn.models import SpikingNetwork
 from trustsnn.neurons.qcfs import QCFS
 from trustsnn.neurons.synapses import Synapses
@@ -162,11 +165,8 @@ def products(part: Segment, signal: Tensor, weigh: Callable[[Tensor], Tensor]) -
     for _, stage in part.stages:
         if isinstance(stage, Synapses):
             images = weigh(h)[:, :, None, None] if stage.flat else weigh(h)
-            groups, geometry = stage.geometry.groups, stage.geometry
-            summed = images.unflatten(1, (groups, -1)).sum(2)
-            ones = torch.ones(groups, 1, *stage.weight.shape[2:], dtype=torch.float64)
-            found = conv2d(summed, ones, None, geometry.stride, geometry.padding, geometry.dilation, groups)
-            return float(found.sum()) * stage.weight.shape[0] / groups, area
+            convolve = partial(conv2d, bias=None, **asdict(stage.geometry))
+            return float(meetings(images, torch.ones_like(stage.weight), stage.geometry.groups, convolve).sum()), area
         if isinstance(stage, nn.AvgPool2d):
             h = avg_pool2d(h, stage.kernel_size, stage.stride, stage.padding, divisor_override=1)
             area *= prod(stage.kernel_size) if isinstance(stage.kernel_size, tuple) else stage.kernel_size**2

@@ -64,7 +64,9 @@ def lines(record: dict[str, Any]) -> list[str]:
     if record["gate"] is not None:
         gate = record["gate"]
         held = "holds" if gate["holds"] else "FAILS"
-        found.append(f"gate: energy ratio {gate['value']:.3f}, at most {gate['bound']:g}: {held}")
+        found.append(
+            f"gate: energy ratio {'not known' if gate['value'] is None else format(gate['value'], '.3f')}, at most {gate['bound']:g}: {held}"
+        )
     return found
 
 
@@ -84,6 +86,8 @@ def number(value: float) -> str:
 
 def figure(mean: dict[str, Any]) -> str:
     """A mean with its interval, `1.2 (1.1 to 1.3)`."""
+    if mean["value"] is None:
+        return "not known: 0 before"
     if mean["low"] is None:
         return f"{number(mean['value'])} (interval not known)"
     return f"{number(mean['value'])} ({number(mean['low'])} to {number(mean['high'])})"

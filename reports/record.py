@@ -106,8 +106,11 @@ def _plan(run: Path, head: Json) -> dict[str, Json]:
     for place, entry in enumerate(head["cells"]):
         cell = entry.get("cell") if isinstance(entry, dict) else None
         threat = cell.get("threat") if isinstance(cell, dict) else None
-        if not isinstance(cell, dict) or not isinstance(threat, dict) or not _is_threat(threat):
-            raise RunError(f"Expected a cell with a threat (attack, norm, eps) at cells[{place}] of {run / 'run.json'}. {_MEND}")
+        if not isinstance(cell, dict) or not isinstance(threat, dict) or not _is_threat(threat) or not _is_twin(cell.get("twin")):
+            raise RunError(
+                f"Expected a cell with a threat (attack, norm, eps), and a twin (line, maker) or none, at cells[{place}] of "
+                f"{run / 'run.json'}. {_MEND}"
+            )
         # The key names files in the folder, so it is only trusted when it is the hash of its cell.
         if entry.get("key") != sha256_of(cell):
             raise RunError(
@@ -121,6 +124,12 @@ def _plan(run: Path, head: Json) -> dict[str, Json]:
 def _is_threat(threat: Json) -> bool:
     eps, norm = threat.get("eps"), threat.get("norm")
     return isinstance(threat.get("attack"), str) and isinstance(eps, int | float) and isinstance(norm, str | None)
+
+
+def _is_twin(twin: Any) -> bool:
+    if twin is None:
+        return True
+    return isinstance(twin, dict) and isinstance(twin.get("line"), str) and isinstance(twin.get("maker"), str | None)
 
 
 def _raw_lines(path: Path) -> list[tuple[int, Json]]:

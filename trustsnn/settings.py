@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from fractions import Fraction
 from typing import Any, Protocol
@@ -61,6 +61,12 @@ def check_settings(thing: Any, called: str) -> None:
                 f"Expected {each.name} of the {called} as a {'whole ' * (kind == 'int')}number {room}, got {value!r}."
             )
         object.__setattr__(thing, each.name, value if kind == "int" else float(value))
+
+
+def check_choice(called: str, name: str, value: object, choices: Sequence[object]) -> None:
+    """ConfigError unless `value` is one of `choices`, and of the same type; `called` as in `check_settings`."""
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ConfigError(f"Expected {name} of the {called} as one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def parse(text: str, example: str) -> tuple[str, dict[str, Scalar]]:

@@ -71,8 +71,8 @@ class ASSG(SpikeDerivative):
 
     `area`, at most .49, is the share of the surrogate between the threshold and the distance M + spread D.
 
-    M and D belong to a sample (8 bytes per neuron, step and sample, and up to as much in reserve), begin afresh with each `applied(model)` and are updated
-    in each of its backward passes, which `trustsnn.blocks.input_gradient` precedes by the samples' ids.
+    M and D belong to a sample (8 bytes per neuron, step and sample, and up to as much in reserve), begin afresh with each
+    `applied(model)` and are updated in each of its backward passes, which `trustsnn.blocks.input_gradient` precedes by the samples' ids.
     """
 
     area: float = 0.425

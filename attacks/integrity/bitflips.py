@@ -22,7 +22,6 @@ from trustsnn.attacks.integrity.quantised import Bit, Quantised
 from trustsnn.attacks.integrity.search import chance_of, drawn_places, mean_loss, weight_gradients, worst
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.models.flow import fires
 from trustsnn.neurons import STBP, GradientEstimator, Surrogate
 from trustsnn.neurons.estimator import neurons_of
 from trustsnn.rng import Draws, stream
@@ -163,7 +162,7 @@ class BitFlipSearch:
 
 def default_estimators(model: nn.Module) -> tuple[GradientEstimator | None, ...]:
     """The model's own, and where there are spikes to differentiate a wider surrogate."""
-    spiking = [neuron for neuron in neurons_of(model) if fires(neuron)]
+    spiking = [neuron for neuron in neurons_of(model) if neuron.binary]
     if not spiking:
         return (None,)
     own = getattr(spiking[0].estimator, "surrogate", Surrogate())

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from trustsnn.blocks import BLOCK, frozen, is_stochastic, predict
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
+from trustsnn.neurons.estimator import follow
 from trustsnn.rng import Draws
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def weight_gradients(
         loss = cross_entropy(logits, y[start : rows.stop], reduction="sum")
         if not loss.requires_grad:
             raise ConfigError(f"{type(model).__name__} has no gradient with respect to its weights, which the search follows.")
+        follow(model, draws.ids[start : rows.stop])
         for name, found in zip(weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True):
             if found is not None:
                 total[name] += found
@@ -72,7 +74,7 @@ def worst(changes: Iterable[list[T]], flip: Callable[[list[T]], None], loss: Cal
     best: tuple[float, list[T]] = (-torch.inf, [])
     for group in changes:
         flip(group)
-        best = max(best, (loss(), group))
+        best = min((torch.inf, []) if not best[1] else best, (loss(), group))
         flip(group)
     return best
 

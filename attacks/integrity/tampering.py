@@ -11,7 +11,6 @@ import torch
 
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.models.flow import fires
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BitSerial
@@ -26,7 +25,7 @@ def tamperable(network: SpikingNetwork) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, SpikingNeuron) and fires(module) and not isinstance(module, BitSerial)
+        if isinstance(module, SpikingNeuron) and module.binary and not isinstance(module, BitSerial)
     ]
 
 

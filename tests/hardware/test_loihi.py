@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import random
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 from trustsnn.errors import ConfigError
 from trustsnn.hardware.choose import parse
 from trustsnn.hardware.deploy import deploy, folded
-from trustsnn.hardware.fixed import cores
+from trustsnn.hardware.fixed import Core, cores
 from trustsnn.hardware.loihi import Loihi, LoihiNeuron, bias_format, cuba_lif, scale
 from trustsnn.hardware.twin import Chip, Layer
 from trustsnn.models import build
@@ -110,17 +112,28 @@ def test_weights_are_mantissas_with_one_exponent(low, high, grid):
     torch.testing.assert_close(codes * one, programmed)
     assert set(codes.long().flatten().tolist()) <= set(grid)
     assert codes.abs().max() > 125, "a bit of the mantissa is left unused"
-    assert 0 <= found.exponent <= 7
+    assert -8 <= found.exponent <= 7
     assert 1 <= found.threshold <= 131071
     assert found.unit == 64 * found.threshold
     assert (programmed - weight).abs().max() <= 0.5001 * one * grid.step
 
 
-def test_a_network_runs_as_in_integers_of_its_own(digits_model, digits_test):
-    """The digits network on the chip, against weights read off it as integers and `reference_step` over all neurons at once."""
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_no_sum_can_wrap_around(sign):
+    neurons, weight = SpikingNeuron(), torch.full((2, 4000), 0.01)
+    weight[1] = sign
+    found = scale(Core(weight, None, neurons, False, 1, 1.0))
+    assert 2**22 < found.unit * 4000 < 2**23
+
+
+@pytest.mark.parametrize("biases", [0.0, -30.0])
+def test_a_network_runs_as_in_integers_of_its_own(digits_model, digits_test, biases):
+    """The digits network on the chip, against weights read off it as integers. Large biases leave a negative exponent."""
     x = torch.from_numpy(digits_test.batch(range(24))[0])
-    network = deploy(digits_model, [Loihi()])
-    plan = cores(folded(digits_model.layers), digits_model.spec)
+    model = copy.deepcopy(digits_model)
+    model.layers[5].bias.data[:4] += biases
+    network, plan = deploy(model, [Loihi()]), cores(folded(model.layers), model.spec)
+    assert (min(scale(core).exponent for core in plan.values()) < 0) == (biases < 0)
     names = [name for name, layer in network.layers.named_children() if isinstance(layer, SpikingNeuron)]
     spikes, pool, weights = x, 1, None
     for name, layer in network.layers.named_children():
@@ -152,7 +165,8 @@ def integers(neurons: LoihiNeuron, weights: nn.Module, codes, inputs, found, cor
             sums = torch.zeros_like(bias)
         else:
             run = F.conv2d(inputs.double(), codes, padding=1) if codes.dim() == 4 else F.linear(inputs.double(), codes)
-            sums = (run.long() << found.exponent).unflatten(0, (4, -1))
+            sums = torch.tensor([math.floor(each * 2.0**found.exponent) for each in run.flatten().tolist()])
+            sums = sums.view(4, -1, *run.shape[1:])
             bias = bias_format(core.bias.double() * found.unit).view(-1, *[1] * (codes.dim() - 2)).expand_as(sums)
     v, spikes = torch.zeros_like(sums[0]), []
     for a, b in zip(sums, bias, strict=True):
@@ -180,6 +194,19 @@ def test_what_no_digital_chip_has_is_refused(options):
     )
     with pytest.raises(ConfigError, match="A digital chip"):
         deploy(network, [Loihi()])
+
+
+def test_other_twins_may_not_replace_the_neurons(image_network):
+    with pytest.raises(ConfigError, match="Mismatched"):
+        deploy(image_network[0], parse("mismatch+loihi"))
+
+
+def test_the_host_computes_all_that_is_before_the_first_neurons():
+    network = build("mlp", input_shape=(1, 2, 2), classes=3)
+    network.layers = nn.Sequential(nn.Flatten(), first := nn.Linear(4, 5), nn.Linear(5, 6), SpikingNeuron(), nn.Linear(6, 3))
+    deployed = deploy(network, [Loihi()])
+    assert torch.equal(deployed.layers[1].weight, first.weight)
+    assert not torch.equal(deployed.layers[4].weight, network.layers[4].weight)
 
 
 def test_its_setting_is_checked():

@@ -96,8 +96,8 @@ def test_a_chip_at_two_times_was_programmed_once_and_has_the_same_exponents():
     rate = [np.log(first[alive] / later[alive]) / math.log((t + 20) / 20) for later, t in ((hour, HOUR), (year, 365 * DAY))]
     np.testing.assert_allclose(*rate, rtol=1e-9)
     assert rate[0].std() > 0.008
-    read_apart = [conductances(time=t, drift_rate=0.0, compensate=False) for t in (0.0, HOUR)]
-    assert not np.array_equal(*read_apart)
+    reads = [conductances(time=time, drift_rate=0.0, compensate=False) - first for time in (0.0, HOUR)]
+    assert abs(np.corrcoef(reads[0].ravel(), reads[1].ravel())[0, 1]) < 0.1  # each time is read anew
 
 
 def test_weights_fade_with_time_and_compensation_holds_their_mean():

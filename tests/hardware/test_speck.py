@@ -14,6 +14,7 @@ from trustsnn.hardware.fixed import Core, cores
 from trustsnn.hardware.speck import Speck, SpeckNeuron, scale
 from trustsnn.models import build
 from trustsnn.neurons import Dynamics, SpikingNeuron
+from trustsnn.neurons.fixed_point import FixedPoint
 
 
 def core_of(weight: float, bias: float, threshold: float, *, reset: str = "soft", pool: int = 1) -> Core:
@@ -59,15 +60,15 @@ def spiking(**options) -> nn.Module:
     return build("conv", classes=4, channels=0.25, **given)
 
 
-def test_every_current_is_a_whole_number(draws_of):
-    network = spiking()
-    deployed, found = deploy(network, [Speck()]), []
-    for neuron in (layer for layer in deployed.layers if isinstance(layer, SpeckNeuron)):
-        neuron.register_forward_hook(lambda *_: None)
-        neuron.drive = lambda current, neuron=neuron: (  # type: ignore[method-assign]
-            found.append((current.double() * neuron.unit).frac().abs()),
-            SpeckNeuron.drive(neuron, current),
-        )[1]
+def test_every_current_is_a_whole_number(draws_of, monkeypatch):
+    network, found = spiking(), []
+    deployed = deploy(network, [Speck()])
+
+    def noted(neuron: SpeckNeuron, current: torch.Tensor) -> torch.Tensor:
+        found.append((current.double() * neuron.unit).frac().abs())
+        return FixedPoint.drive(neuron, current)
+
+    monkeypatch.setattr(SpeckNeuron, "drive", noted)
     with torch.no_grad():
         deployed(torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), draws_of(4))
     assert len(found) >= 3
@@ -110,6 +111,7 @@ def test_its_sizes_are_limits():
     ("layers", "message"),
     [
         ([nn.Conv2d(1, 1, 3), nn.AvgPool2d(2), SpikingNeuron()], "AvgPool2d"),
+        ([nn.Conv2d(1, 1, 3), nn.Flatten(), SpikingNeuron()], "Flatten"),
         ([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3), SpikingNeuron()], "Conv2d"),
         ([nn.Conv2d(1, 1, 3), SpikingNeuron(), nn.MaxPool2d(2)], "MaxPool2d"),
         ([nn.AvgPool2d(3, 2), nn.Conv2d(1, 1, 3), SpikingNeuron()], "do not overlap"),

@@ -93,5 +93,5 @@ def test_its_precision_hardly_matters(digits_model, digits_test, draws_of, round
 def test_settings_and_neurons_are_checked():
     with pytest.raises(ConfigError, match="rounding"):
         SpiNNaker(rounding="up")
-    with pytest.raises(ConfigError, match="plain LIF"):
+    with pytest.raises(ConfigError, match="plain LIF and IF neurons"):
         deploy(build("conv", input_shape=(1, 8, 8), classes=3, neuron="relu"), [SpiNNaker()])

@@ -57,6 +57,7 @@ def test_without_errors_weights_are_their_nearest_level(bits):
     assert float((found - WEIGHT).abs().max()) <= step / 2 * (1 + 1e-5)
     assert len(found.unique()) <= 2**bits - 1
     assert float(found.abs().max()) == pytest.approx(float(WEIGHT.abs().max()), rel=1e-6)
+    assert SRAM(bits=bits, ber=1.0).weights(WEIGHT, LAYER).abs().max() == found.abs().max()
     assert not SRAM(ber=0.0).weights(torch.zeros(2, 2), LAYER).any()
     assert not SRAM(ber=0.0).stochastic
 

@@ -120,6 +120,14 @@ class SingleSpike(Spike):
         return Spike.apply(v_mem - level)
 
 
+class MultiSpike(SingleSpike):
+    """A spike for each multiple of the threshold."""
+
+    @classmethod
+    def apply(cls, v_mem, level, surrogate):
+        return (v_mem / level).trunc().clamp_min(0)
+
+
 @of("sinabs.layers.stateful_layer")
 class StatefulLayer(nn.Module):
     def __init__(self, spike_fn=SingleSpike):
@@ -266,5 +274,5 @@ def gradient():
 @pytest.fixture
 def fakes():
     """The modules by name."""
-    named = {each.__name__: each for each in (Leaky, StateLeaky, SNNCell, StatefulLayer, Looped, Forgetful, Private)}
+    named = {each.__name__: each for each in (Leaky, StateLeaky, SNNCell, StatefulLayer, MultiSpike, Looped, Forgetful, Private)}
     return SimpleNamespace(**named)

@@ -1,8 +1,7 @@
-"""NIR in and out: round trips, the frameworks' own spikes, every node against a scalar loop, and what is refused."""
+"""NIR graphs as models: the frameworks' own spikes, every node against a scalar loop, and what is refused."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from trustsnn.errors import ConfigError, TrustSNNError, UnsafeArtifactError
+from trustsnn.errors import ConfigError, UnsafeArtifactError
 from trustsnn.interop import hdf5_writer, nir
-from trustsnn.interop.conformance import compare
 from trustsnn.interop.graph_model import GraphModel
 from trustsnn.interop.nir_graph import Graph, Node, tree_of
-from trustsnn.models import SpikingNetwork, build
+from trustsnn.models import SpikingNetwork
 from trustsnn.neurons import Dynamics, SpikingNeuron
 from trustsnn.neurons.estimator import neurons_of
 from trustsnn.neurons.heterogeneous import Constants, Heterogeneous
@@ -49,90 +47,6 @@ AFFINE = ("Affine", {"weight": np.eye(3), "bias": array(0.1, 0.2, 0.3)})
 CONVOLUTION = {"stride": np.int64(1), "padding": np.int64(0), "dilation": np.int64(1), "groups": np.int64(1)}
 
 
-# Round trips
-
-BUNDLED = {
-    "mlp": {"encoder": "poisson", "readout": "spike-count"},
-    "conv": {"reset": "soft", "leak": 0.9},
-    "vgg9": {"learn": True, "leak": 0.7, "threshold": 0.6},
-    "vgg11": {"leak": 1.0},
-    "sew-resnet-small": {},
-    "sew-resnet18": {"channels": 0.05},
-    "ms-resnet-small": {},
-    "ms-resnet18": {"channels": 0.05},
-}
-
-
-@pytest.mark.parametrize("name", BUNDLED)
-def test_bundled_models_come_back_to_the_bit(name, tmp_path):
-    options = {"channels": 0.1, "norm": "none" if name == "mlp" else "batch", **BUNDLED[name]}
-    model = build(name, input_shape=(1, 16, 16), classes=10, **options)
-    x = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):  # so that every layer fires
-            torch.nn.init.uniform_(layer.weight, 0.8, 1.5, torch.Generator().manual_seed(2))
-            torch.nn.init.constant_(layer.bias, 0.4)
-    for _ in range(3):
-        model(x, torch.Generator().manual_seed(0))
-    model.eval()
-    nir.write(model, tmp_path / "m.nir", dt=1e-3)
-    again = nir.read(tmp_path / "m.nir")
-    assert type(again) is SpikingNetwork
-    assert again.spec == model.spec
-    found = compare(model, again, x)
-    assert len(found.layers) == len(neurons_of(model))
-    assert all(layer.mismatches == 0 and layer.rate.value > 0 for layer in found.layers)
-    assert found.logits == 0
-
-
-def test_event_networks_come_back(tmp_path):
-    model = build("conv", input_shape=(3, 2, 8, 8), classes=4, steps=3, domain="events-count", max_count=5, channels=0.1).eval()
-    nir.write(model, tmp_path / "m.nir", dt=1e-3)
-    again = nir.read(tmp_path / "m.nir")
-    x = torch.randint(0, 6, (4, 3, 2, 8, 8)).float()
-    assert again.spec == model.spec
-    assert torch.equal(again(x), model(x))
-
-
-def test_what_plain_nir_does_not_say_is_a_warning(tmp_path):
-    model = build(
-        "mlp", input_shape=(1, 2, 2), classes=2, channels=0.01, norm="none", reset="soft", initial=0.5, encoder="latency"
-    )
-    warnings = nir.write(model, tmp_path / "m.nir", dt=1e-3).warnings
-    assert [next(w for w in warnings if word in w) for word in ("(soft)", "v >= V", "at 0.5 V", "'latency'")] == [
-        warnings[0], warnings[1], warnings[2], warnings[3]
-    ]  # fmt: skip
-    assert "(nodes 2, 4)" in warnings[0]
-    again = nir.read(tmp_path / "m.nir")
-    assert [n.dynamics for n in neurons_of(again)] == [n.dynamics for n in neurons_of(model)]
-    plain = build("mlp", input_shape=(1, 2, 2), classes=2, channels=0.01, norm="none")
-    for neuron in neurons_of(plain):
-        neuron.dynamics = replace(neuron.dynamics, comparator=">")
-    assert nir.write(plain, tmp_path / "m.nir", dt=1e-3).warnings == []
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("spikformer-small", {}, "'9' has no place in NIR: MaxPool2d"),
-        ("sew-resnet-small", {"merge": "iand"}, "merge by 'iand'"),
-        ("conv", {"norm": "bntt"}, "'1' has no place in NIR: BatchNormThroughTime"),
-        ("conv", {"neuron": "qcfs"}, "'2' has no place in NIR: QCFS neurons"),
-        ("conv", {"neuron": "bit-serial", "norm": "none"}, "A bit-serial network has no place in NIR"),
-        (
-            "conv",
-            {"neuron": "calibrated", "potentials": [[8, 8, 8], [16, 4, 4], [32]]},
-            "'2' has no place in NIR: neurons with initial",
-        ),
-    ],
-)
-def test_what_nir_cannot_say_is_refused_by_its_layer(name, options, message, tmp_path):
-    model = build(name, input_shape=(1, 8, 8), classes=10, channels=0.25, **options).eval()
-    with pytest.raises(ConfigError, match=message):
-        nir.write(model, tmp_path / "m.nir", dt=1e-3)
-    assert not (tmp_path / "m.nir").exists()
-
-
 # Graphs of the frameworks
 
 
@@ -148,7 +62,7 @@ def test_graphs_of_the_frameworks_spike_as_in_the_framework(name, dt, kind):
     counts = list(trace.spike_counts.values())
     assert len(counts) == (2 if name == "snntorch" else 1)
     for count, spikes in zip(counts, outputs, strict=False):
-        assert spikes.sum() > 50
+        assert spikes.sum() > 30
         assert torch.equal(count, spikes.sum(0))
 
 
@@ -186,7 +100,7 @@ def test_each_node_is_the_differential_equation_by_forward_euler(kind, alike, re
     names = {"I": "r", "LI": "tau r v_leak", "IF": "r v_threshold v_reset", "LIF": "tau r v_leak v_threshold v_reset"}
     names |= {"CubaLI": "tau_syn tau_mem r v_leak w_in", "CubaLIF": "tau_syn tau_mem r v_leak v_threshold v_reset w_in"}
     low = {"tau": (2e-3, 9e-3), "tau_syn": (2e-3, 9e-3), "tau_mem": (2e-3, 9e-3), "v_leak": (-0.2, 0.2), "v_reset": (-0.3, 0.1)}
-    low |= {"r": (1.0, 3.0) if kind not in ("I", "IF") else (300, 900), "v_threshold": (0.3, 0.8), "w_in": (1, 3)}
+    low |= {"r": (3.0, 6.0) if kind not in ("I", "IF") else (200, 400), "v_threshold": (0.3, 0.8), "w_in": (1, 3)}
     values = {name: np.resize(draw.uniform(*low[name], 1 if alike else 3), 3) for name in names[kind].split()}
     values |= {name: np.zeros(3) for name in ("v_leak", "v_reset") if alike and name in values}
     path = written(tmp_path / "m.nir", around((kind, values)))
@@ -241,6 +155,16 @@ def test_convolutions_with_kernels_that_are_no_squares(padding, tmp_path):
         x[:, :, 0], *(torch.tensor(v, dtype=torch.float32) for v in (weight[:, :, 0], bias)), padding=padding
     )
     torch.testing.assert_close(model(x[:, :, 0]), want.flatten(1))
+
+
+def test_forks_that_end_in_one_place_become_branches(tmp_path):
+    nodes = around(*(("Linear", {"weight": np.eye(3) * (n + 1)}) for n in range(5)), LIF)
+    edges = [("input", "0"), ("0", "1"), ("0", "4"), ("1", "2"), ("1", "3"), ("2", "4"), ("3", "4"), ("4", "5"), ("5", "output")]
+    model = nir.read(written(tmp_path / "m.nir", nodes, edges), READ)
+    assert type(model) is SpikingNetwork
+    x = torch.rand(2, 3)
+    currents = model.distances(x)[1]["layers.5"][0] + float(neurons_of(model)[0].threshold)
+    torch.testing.assert_close(currents, 5 * (1 + 2 * 3 + 2 * 4) * x)
 
 
 def test_edges_add_up_in_any_acyclic_graph(tmp_path):
@@ -345,26 +269,6 @@ def test_what_is_left_open_is_asked_for(settings, message, tmp_path):
         nir.read_named(f"{path}:{settings}")
 
 
-def test_flipped_files_are_read_or_refused(tmp_path):
-    model = build("sew-resnet-small", input_shape=(1, 8, 8), classes=3, channels=0.02).eval()
-    nir.write(model, tmp_path / "m.nir", dt=1e-3)
-    good, draw, kinds = (tmp_path / "m.nir").read_bytes(), random.Random(0), set()
-    for _ in range(150):
-        content = bytearray(good)
-        for _ in range(3):
-            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        (tmp_path / "f.nir").write_bytes(content)
-        try:
-            nir.read(tmp_path / "f.nir")
-            kinds.add(None)
-        except TrustSNNError as error:
-            kinds.add(type(error))
-    assert {None, UnsafeArtifactError} <= kinds <= {None, UnsafeArtifactError, ConfigError}
-
-
-# Neurons, conformance, command line
-
-
 @pytest.mark.parametrize("reset", ["hard", "soft"])
 @pytest.mark.parametrize("comparator", [">", ">="])
 def test_alike_heterogeneous_neurons_are_plain_ones(reset, comparator):
@@ -383,63 +287,3 @@ def test_alike_heterogeneous_neurons_are_plain_ones(reset, comparator):
     assert 0 < results[0][0].mean() < 1
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
-
-
-def test_conformance_counts_every_spike_that_differs(tmp_path):
-    model = build("mlp", input_shape=(1, 4, 4), classes=3, channels=0.1, norm="none", threshold=0.2).eval()
-    nir.write(model, tmp_path / "m.nir", dt=1e-3)
-    other = nir.read(tmp_path / "m.nir")
-    neurons_of(other)[1].threshold *= 0.8
-    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    y = model(x).argmax(1)
-    found = compare(model, other, x, y)
-    first, second = found.layers
-    one, two = model.distances(x)[1]["layers.4"] >= 0, other.distances(x)[1]["layers.4"] >= 0
-    assert (first.mismatches, second.mismatches, second.places) == (0, int((one != two).sum()), one.numel())
-    assert second.mismatches > 0
-    assert second.drift.value == pytest.approx(float(two.double().mean() - one.double().mean()))
-    assert second.drift.low < second.drift.value < second.drift.high
-    changed = int((other(x).argmax(1) != y).sum())
-    assert changed > 0
-    assert found.predictions.value == changed / 40
-    assert found.accuracy.value == -changed / 40
-    assert found.accuracy.high - found.accuracy.low < 0.5
-    assert len(found.lines()) == 5
-
-
-def call(*arguments):
-    from trustsnn.cli.main import main
-
-    with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
-    return exit.value.code
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_export_inspect_and_audit_of_a_nir_file(digits_model, digits_test, tmp_path, capsys, monkeypatch):
-    import trustsnn
-
-    monkeypatch.chdir(tmp_path)
-    trustsnn.save(digits_model, "digits")
-    assert call("export", "digits", "--format", "nir", "--dt", "1e-3", "--out", "m.nir", "--data", "digits", "--samples", 40) == 0
-    said = capsys.readouterr()
-    assert "warning: plain NIR spikes where v > V" in said.err
-    assert "layers.2: 0 of 163,840 spikes differ" in said.out
-    assert "accuracy difference: +0.00%" in said.out
-    assert call("inspect", "m.nir", "--data", "digits") == 0
-    assert "SpikingNeuron(leak=0.5" in capsys.readouterr().out
-    assert call("inspect", DATA / "snntorch.nir") == 2
-    assert call("inspect", f"{DATA / 'snntorch.nir'}:dt=1e-4,time_steps=5") == 0
-    (tmp_path / "cut.nir").write_bytes((tmp_path / "m.nir").read_bytes()[:-100])
-    assert call("inspect", "cut.nir") == 4
-    assert call("export", "digits", "--dt", "1e-3", "--out", "m.onnx") == 2
-    run = ("--data", "digits", "--samples", 16, "--attacks", "fgsm", "--eps", "0.1")
-    assert call("audit", "m.nir", *run, "--out", "a") == call("audit", "digits", *run, "--out", "b")
-    one, two = ([line["correct"] for line in _cells(tmp_path / name)] for name in "ab")
-    assert one == two
-
-
-def _cells(run):
-    import json
-
-    return [json.loads(line) for line in (run / "cells.jsonl").read_text().splitlines()]

@@ -33,12 +33,26 @@ def test_logits_are_the_modules_own_from_the_reset_state(case, wrapped):
     assert torch.equal(wrapped(takes=case.takes, over="max")(case.x), expected.amax(0))
 
 
+def test_event_frames_are_the_steps(case):
+    frames = torch.zeros(6, STEPS, 1, 4, 4)
+    frames[:, -1] = 0.5
+    if case.takes == "sample":
+        pytest.skip("the module takes its frames by itself")
+    last = trustsnn.wrap(case.module, domain="events-binary", time_steps=STEPS, classes=3, over="last")
+    assert last(frames).sum() > last(frames.flip(1)).sum()
+    model = trustsnn.wrap(case.module, domain="events-binary", time_steps=STEPS, classes=3)
+    same = frames[:, :1].expand(-1, STEPS, -1, -1, -1)
+    assert torch.equal(model(same), trustsnn.wrap(case.module, time_steps=STEPS, classes=3)(frames[:, 0]))
+
+
 def test_spikes_are_counted_by_layer(case, wrapped):
     model = wrapped()
     trace = model.unroll(case.x)
     assert list(trace.spike_counts) == [neuron.name for neuron in model.foreign_neurons]
     assert torch.equal(trace.spike_counts[model.foreign_neurons[-1].name], case.own(case.x).sum(0))
     assert trace.steps == STEPS
+    rows = wrapped(over="max").unroll(case.x)
+    assert (len(rows.logits), rows.steps) == (1, STEPS)
     with frozen(model):
         seen = observe(model, case.x)
     assert torch.equal(seen.logits, model(case.x))
@@ -54,11 +68,14 @@ def test_a_forward_leaves_the_model_as_it_was(case, wrapped):
     first = model(case.x)
     assert model_hash(model) == before
     other = copy.deepcopy(model)
+    copies = list(zip(other.foreign_neurons, model.foreign_neurons, strict=True))
     with STBP(Surrogate("ste")).applied(other), torch.no_grad():
         other.module[1].weight.mul_(2) if isinstance(other.module, nn.Sequential) else other.module.fc.weight.mul_(2)
         assert not torch.equal(other(case.x), first)
         assert all(neuron.estimator.describe() == {"name": "own"} for neuron in model.foreign_neurons)
     assert torch.equal(model(case.x), first)
+    assert torch.equal(other(case.x), other(case.x))
+    assert not any(set(vars(neuron.layer)) - set(vars(same.layer)) for neuron, same in copies)
 
 
 QUICK = {"attacks": [{"attack": "fgsm"}], "eps": ["0.05"], "samples": 64, "quiet": True}
@@ -93,6 +110,11 @@ def test_a_state_that_is_not_known_is_named_and_casts_doubt(tmp_path, fakes):
     mended = trustsnn.wrap(fakes.Forgetful(fakes.Private), time_steps=STEPS, reset=reset)
     run = trustsnn.audit(mended, "digits", out=tmp_path / "b", **QUICK)
     assert (run.verdict, [finding["type"] for finding in run.findings]) == ("pass", ["state-kept"])
+
+
+def test_states_of_a_framework_are_not_named(fakes):
+    model = trustsnn.wrap(nn.Sequential(fakes.Forgetful(fakes.Private), fakes.Leaky()), time_steps=STEPS, takes="sample")
+    assert model.left_behind(torch.rand(2, 1, 8, 8)) == ["0.net.2.membrane"]
 
 
 def test_layers_that_fire_in_another_way_are_named(fakes):

@@ -103,6 +103,8 @@ def test_a_leaky_gain_is_part_of_the_drive():
     given = currents(chip)
     assert chip.gain == 0.5
     torch.testing.assert_close(chip.unroll(given)[1], neuron.unroll(given)[1], rtol=0, atol=1e-3)
+    found, expected = (torch.autograd.grad(each.fire(given).sum(), given)[0] for each in (chip, neuron))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
 def test_initial_potentials_are_part_of_the_state():

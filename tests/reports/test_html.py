@@ -86,11 +86,13 @@ def test_hostile_names_are_escaped_everywhere(builder):
         config={"command": ["trustsnn", HOSTILE], HOSTILE: HOSTILE},
     )
     run.ids = [HOSTILE + str(place) for place in range(3)]
-    clean, attack = run.cell(twin=HOSTILE), run.cell(HOSTILE, "linf", 0.1, estimator={"name": HOSTILE, HOSTILE: HOSTILE})
+    clean, attack = run.cell(), run.cell(HOSTILE, "linf", 0.1, estimator={"name": HOSTILE, HOSTILE: HOSTILE})
+    chips = run.cell(twin={"line": HOSTILE, "maker": HOSTILE, "parts": [], "chips": 2})
     reason = {"type": HOSTILE, "message": HOSTILE, "evidence": {HOSTILE: HOSTILE}, "threshold": HOSTILE, "source": HOSTILE}
     rates = [{"layer": HOSTILE, "rate": 0.1}]
     run.done(clean, [1, 1, 1], spike_rates=rates)
     run.done(attack, [1, 0, 1], status="inconclusive", reasons=[reason], spike_rates=rates)
+    run.detected(chips, None, chips={"correct": [2, 1], "network": 3, "count": 3})
     run.pictures(attack, np.zeros((3, 1, 4, 4)), np.ones((3, 1, 4, 4)), np.arange(3), np.arange(3))
     folder = run.write()
     text = html(folder)

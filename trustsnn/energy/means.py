@@ -11,9 +11,10 @@ from scipy.stats import t
 
 
 class Mean(TypedDict):
-    """A mean over samples with its 95 % interval, and how many samples there were. Of a single sample the interval is unknown: None."""
+    """A mean over samples, or a ratio of two, with its 95 % interval, and how many samples there were. What is not known is None: the
+    interval of a single sample, and a ratio to 0."""
 
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     count: int
@@ -27,10 +28,10 @@ def mean(values: ArrayLike) -> Mean:
 
 def ratio(after: ArrayLike, before: ArrayLike) -> Mean:
     """The mean of `after` over that of `before`, of the same samples in the same order; the interval is that of the linearised ratio
-    (delta method). Infinite, and without an interval, where `before` is 0 and `after` is not."""
+    (delta method)."""
     a, b = (np.asarray(each, dtype=np.float64) for each in (after, before))
     if b.mean() == 0:
-        return {"value": 1.0 if a.mean() == 0 else math.inf, "low": None, "high": None, "count": len(a)}
+        return {"value": None, "low": None, "high": None, "count": len(a)}
     value = float(a.mean() / b.mean())
     return _figure(value, a - value * b, float(b.mean()))
 

@@ -16,7 +16,7 @@ from trustsnn.energy.operations import WEIGHTED
 from trustsnn.energy.tally import Tally
 from trustsnn.kernels.lif import Keep
 from trustsnn.models.branches import Branches
-from trustsnn.models.flow import fires, inputs_of
+from trustsnn.models.flow import inputs_of
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.synapses import Synapses
@@ -45,7 +45,7 @@ class _Watched(SpikingNeuron):
 
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
         spikes, membrane = self.neuron._run(current, steps, "full")
-        self._tally.gave(self._name, spikes, self._updates(spikes, membrane) if fires(self.neuron) else None)
+        self._tally.gave(self._name, spikes, self._updates(spikes, membrane) if self.neuron.binary else None)
         return spikes, membrane
 
     def _updates(self, spikes: Tensor, membrane: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _hooks(model: nn.Module, tally: Tally) -> list[Any]:
     for name, module in model.named_modules():
         if isinstance(module, WEIGHTED):
             hooks.append(module.register_forward_pre_hook(_fed(tally, name)))
-        elif isinstance(module, SpikingNeuron | _ACTIVATIONS) or module in foreign:
+        elif isinstance(module, (SpikingNeuron, *_ACTIVATIONS)) or module in foreign:
             hooks.append(module.register_forward_hook(_gave(tally, name)))
     return hooks
 

@@ -14,8 +14,8 @@ from trustsnn.settings import setting
 
 
 def stick(target: Conductances, highest: float, sa0: float, sa1: float, draws: np.random.Generator) -> Conductances:
-    """The conductances, a share `sa0` of them at 0 and a share `sa1` at `highest`. Lower shares on the same draws are stuck at some of
-    the same places and at no other."""
+    """The conductances, a share `sa0` of them at 0 and a share `sa1` at `highest`. Lower shares on the same draws are stuck at
+    some of the same places and at no other."""
     place = draws.random(target.shape)
     return np.where(place < sa0, 0.0, np.where(place >= 1 - sa1, highest, target))
 
@@ -24,8 +24,8 @@ def stick(target: Conductances, highest: float, sa0: float, sa1: float, draws: n
 class StuckAt(Crossbar):
     """Pairs of conductances of which some devices are stuck: with the rate `sa0` at 0 (high resistance), `sa1` at the highest.
 
-    The defaults are those of MNSIM 2.0 since 2024, .1 % each; before that it had 9 % and 1 %, about what was measured on one chip (Chen
-    IEEE TC 2015).
+    The defaults are those of MNSIM 2.0 since 2024, .1 % each; before that it had 9 % and 1 %, about what was measured on one chip
+    (Chen IEEE TC 2015).
     """
 
     name: ClassVar[str] = "stuck-at"

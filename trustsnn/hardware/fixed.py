@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from trustsnn.errors import ConfigError
 from trustsnn.hardware.deploy import folded
-from trustsnn.hardware.settings import check_choice
 from trustsnn.hardware.twin import Layer, Twin
 from trustsnn.models.gates import Drawn
 from trustsnn.models.network import SpikingNetwork
@@ -20,6 +19,7 @@ from trustsnn.models.spec import ModelSpec
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.synapses import Synapses
+from trustsnn.settings import check_choice
 
 ANALOGUE = ("direct", "frequency", "single-spike")  # encoders of numbers, where the others give spikes
 TINY = 1e-30  # in place of a largest weight of 0
@@ -29,9 +29,9 @@ _LEFT_ALONE = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, Drawn)
 class Core(NamedTuple):
     """A layer of neurons and the weights before it, which a chip has on one scale.
 
-    weight [out, in, ...], bias [out] or None: in the network's units. neurons: None behind the last weights, whose sums are the output.
-    analogue: the inputs are numbers, not spikes. pool: spikes that average pooling puts into one input of the weights. most: the largest
-    input.
+    weight [out, in, ...], bias [out] or None: in the network's units. neurons: None behind the last weights, whose sums are the
+    output. analogue: the inputs are numbers, not spikes. pool: spikes that average pooling puts into one input of the weights.
+    most: the largest input.
     """
 
     weight: Tensor
@@ -84,22 +84,24 @@ def cores(layers: nn.Sequential, spec: ModelSpec) -> dict[str, Core]:
     before: tuple[str, nn.Module] | None = None
     for name, layer in layers.named_children():
         if isinstance(layer, SpikingNeuron):
-            if type(layer) not in (SpikingNeuron, Calibrated) or before is None:
+            check_plain(layer, name)
+            if before is None:
                 raise ConfigError(
-                    f"A digital chip has layers of plain LIF or IF neurons, each behind weights, got {type(layer).__name__} at "
-                    f"{name!r}. Give it a network of such neurons, and no other twin that replaces them."
+                    f"Neurons of a digital chip are behind weights, those at {name!r} are not. Put a layer before them."
                 )
             found[before[0]] = found[name] = _core(before[1], layer, analogue, pool, most)
             before, analogue, pool, most = None, False, 1, 1.0
         elif Synapses.can(layer) and (before is None or analogue):
+            if before is not None:
+                found[before[0]] = _core(before[1], None, analogue, pool, most)
             before = name, layer
         elif isinstance(layer, nn.AvgPool2d) and (before is None or analogue):
             pool *= 1 if analogue else _pooled(name, layer)
         elif not isinstance(layer, _LEFT_ALONE) or (isinstance(layer, nn.Flatten) and before is not None and not analogue):
             raise ConfigError(
-                f"A digital chip runs one sequence of layers: convolutions or linear layers with batch normalisation, neurons behind each, "
-                f"average pooling behind neurons. Got {type(layer).__name__} at {name!r}. Build the network as 'mlp', 'conv' or 'vgg' with "
-                "norm='batch'."
+                "A digital chip runs one sequence of layers: convolutions or linear layers with batch normalisation, neurons "
+                f"behind each, average pooling behind neurons. Got {type(layer).__name__} at {name!r}. Build the network as 'mlp', "
+                "'conv' or 'vgg9' with norm='batch'."
             )
     if before is not None:
         found[before[0]] = _core(before[1], None, analogue, pool, most)
@@ -107,7 +109,18 @@ def cores(layers: nn.Sequential, spec: ModelSpec) -> dict[str, Core]:
 
 
 def _core(layer: nn.Module, neurons: SpikingNeuron | None, analogue: bool, pool: int, most: float) -> Core:
-    return Core(layer.weight.detach(), layer.bias.detach() if layer.bias is not None else None, neurons, analogue, pool, most)  # type: ignore[operator]
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    bias = layer.bias.detach() if layer.bias is not None else None
+    return Core(layer.weight.detach(), bias, neurons, analogue, pool, most)
+
+
+def check_plain(neuron: SpikingNeuron, name: str) -> None:
+    """ConfigError unless these neurons are as a digital chip makes its own of."""
+    if type(neuron) not in (SpikingNeuron, Calibrated):
+        raise ConfigError(
+            f"A digital chip has plain LIF and IF neurons, got {type(neuron).__name__} at {name!r}. Give it a network of such "
+            "neurons, and no other twin that replaces them."
+        )
 
 
 def _pooled(name: str, layer: nn.AvgPool2d) -> int:
@@ -121,8 +134,8 @@ def _pooled(name: str, layer: nn.AvgPool2d) -> int:
 class Digital(Twin):
     """Base of the digital chips: their arithmetic is exact, so that one chip is as the other.
 
-    A subclass says by `obstacles` what a network asks for that the chip does not have. With `approximate` the chip's own takes its place,
-    else the network is refused.
+    A subclass says by `obstacles` what a network asks for that the chip does not have. With `approximate` the chip's own takes
+    its place, else the network is refused.
     """
 
     name: ClassVar[str]
@@ -131,7 +144,7 @@ class Digital(Twin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "approximate", self.approximate, (True, False))
+        check_choice(f"twin {self.name!r}", "approximate", self.approximate, (True, False))
 
     @property
     def stochastic(self) -> bool:
@@ -148,6 +161,15 @@ class Digital(Twin):
         """The core that a layer of weights or neurons belongs to."""
         return self._cores[layer.name]  # type: ignore[attr-defined, no-any-return]
 
+    def neuron(self, neuron: SpikingNeuron, layer: Layer) -> SpikingNeuron:
+        """The chip's neurons."""
+        check_plain(neuron, layer.name)
+        return self.replaced(neuron, self.core(layer))
+
+    def replaced(self, neuron: SpikingNeuron, core: Core) -> SpikingNeuron:
+        """The chip's neurons in place of those of a core."""
+        raise TypeError(f"{type(self).__name__} does not say what its neurons are.")
+
     def obstacles(self, found: list[Core], spec: ModelSpec) -> Iterator[str]:
         """What the chip does not have, and how to mend it, one sentence each."""
         yield from ()
@@ -159,8 +181,8 @@ class Digital(Twin):
         against = list(dict.fromkeys(self.obstacles(found, network.spec)))
         if against and not self.approximate:
             raise ConfigError(
-                f"The twin {self.name!r} cannot run this network. {' '.join(against)} Or set approximate=true: the chip's own then takes "
-                "the place of each of these."
+                f"The twin {self.name!r} cannot run this network. {' '.join(against)} Or set approximate=true: the chip's own "
+                "then takes the place of each of these."
             )
 
 

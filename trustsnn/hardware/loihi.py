@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from trustsnn.hardware.fixed import TINY, Core, Digital
@@ -23,11 +22,12 @@ NO_MEMORY = (1 << DECAY) - 1  # a du with which u is the sum of the step alone
 THRESHOLD = (1 << 17) - 1  # the largest vth
 BIAS = (1 << 12) - 1  # the largest mantissa of a bias, of 13 bits with its sign
 BIAS_EXPONENT = 7  # the largest exponent of a bias, of 3 bits
-EXPONENT = 7  # the largest exponent of weights
+EXPONENTS = -8, 7  # of weights
 
 
 class Step(NamedTuple):
-    """What a step of `cuba_lif` gives: the current, the membrane before the spike, the spikes (boolean), the membrane afterwards."""
+    """What a step of `cuba_lif` gives: the current, the membrane before the spike, the spikes (boolean), the membrane
+    afterwards."""
 
     u: Tensor
     membrane: Tensor
@@ -35,14 +35,18 @@ class Step(NamedTuple):
     v: Tensor
 
 
-def cuba_lif(u: Tensor, v: Tensor, a: Tensor, bias: Tensor, *, du: int | Tensor, dv: int | Tensor, threshold: int | Tensor) -> Step:
-    """One step of Loihi's current-based LIF neurons, bit by bit (lava's bit-accurate model), over int64 tensors of one shape, or broadcast to it.
+def cuba_lif(
+    u: Tensor, v: Tensor, a: Tensor, bias: Tensor, *, du: int | Tensor, dv: int | Tensor, threshold: int | Tensor
+) -> Step:
+    """One step of Loihi's current-based LIF neurons, bit by bit (lava's bit-accurate model), over int64 tensors of one shape, or
+    broadcast to it.
 
         u = decay(u, du + 1) + (a << 6)                  of (-2^23, 2^23], beyond which it wraps around
         v = decay(v, dv) + u + bias                      held in [-2^23 + 1, 2^23 - 1]
         spike where v > threshold << 6, then v = 0
 
-    decay(x, d) is x (4096 - d) / 4096, truncated toward zero. a: sums of weights of spikes; du, dv in 0..4095; threshold in 0..131071.
+    decay(x, d) is x (4096 - d) / 4096, truncated toward zero. a: sums of weights of spikes; du, dv in 0..4095; threshold in
+    0..131071.
     """
     u = _wrapped(_decayed(u, du + 1) + (a << ALIGN))
     membrane = (_decayed(v, dv) + u + bias).clamp(1 - LIMIT, LIMIT - 1)
@@ -59,16 +63,16 @@ def _wrapped(x: Tensor) -> Tensor:
 
 
 def bias_format(value: Tensor) -> Tensor:
-    """What a bias of 13-bit mantissa (-4096..4095) and 3-bit exponent comes nearest to `value` with, int64: each with the least exponent
-    that reaches it."""
+    """What a bias of 13-bit mantissa (-4096..4095) and 3-bit exponent comes nearest to `value` with, int64: each with the least
+    exponent that reaches it."""
     exponent = (value.double().abs() / BIAS).clamp(min=1).log2().ceil().clamp(max=BIAS_EXPONENT)
     step = exponent.exp2()
     return ((value.double() / step).round().clamp(-BIAS - 1, BIAS) * step).long()
 
 
 class Scale(NamedTuple):
-    """How Loihi has a core: the threshold vth, the exponent of its weights, their least and largest mantissa and the step between two,
-    and the whole numbers of v to one of the network's units."""
+    """How Loihi has a core: the threshold vth, the exponent of its weights, their least and largest mantissa and the step between
+    two, and the whole numbers of v to one of the network's units."""
 
     threshold: int
     exponent: int
@@ -77,8 +81,8 @@ class Scale(NamedTuple):
 
 
 def scale(core: Core) -> Scale:
-    """The largest threshold with which all of a core fits. Sums of weights stay within 24 bits whatever the input, and each bias, and each
-    sum where those are biases, has its format."""
+    """The largest threshold with which all of a core fits. Sums of weights stay within 24 bits whatever the input, and each bias,
+    and each sum where those are biases, has its format."""
     mantissas = _mantissas(core.weight)
     limit = BIAS * (1 << BIAS_EXPONENT) / (core.largest_bias + (core.largest_sum if core.analogue else 0.0))
     exponent = 0
@@ -87,8 +91,9 @@ def scale(core: Core) -> Scale:
     if not core.analogue:
         limit = min(limit, (LIMIT - 1) / core.largest_sum)
         one = (1 << ALIGN) / _of_one(core, mantissas)  # the unit at which a mantissa of 1 is 1 without an exponent
-        exponent = min(max(math.floor(math.log2(limit / one)), 0), EXPONENT)
-        limit = min(limit, one * (1 << exponent))
+        least = EXPONENTS[0] if core.neurons is not None else 0
+        exponent = min(max(math.floor(math.log2(limit / one)), least), EXPONENTS[1])
+        limit = min(limit, one * 2.0**exponent)
     threshold = max(math.floor(limit * core.threshold / (1 << ALIGN)), 1)
     return Scale(threshold, exponent, mantissas, (threshold << ALIGN) / core.threshold)
 
@@ -112,16 +117,17 @@ def _of_one(core: Core, mantissas: tuple[int, int, int]) -> float:
 class Loihi(Digital):
     """Loihi 1, bit by bit: `cuba_lif` (lava's bit-accurate model) behind weights of 8 bits.
 
-    A weight is m 2^exponent, with m of -256..254 in steps of 2 in a layer of both signs, 0..255 or -255..0 in one of one sign. The
-    network's current has no memory: du = 4095. dv is the nearest to 4096 (1 - leak), 4095 at most. Each layer has one scale: the threshold
-    is 64 vth exactly, with the largest vth at which the weights fit, no sum can wrap around, and each bias has its format (13-bit
-    mantissa, 3-bit exponent). Average pooling is part of the weights behind it, one weight for each spike.
+    A weight is m 2^exponent, with m of -256..254 in steps of 2 in a layer of both signs, 0..255 or -255..0 in one of one sign,
+    and an exponent of -8..7 for the layer; a negative one shifts the sums to the right, which rounds them down (lava). The
+    network's current has no memory: du = 4095. dv is the nearest to 4096 (1 - leak), 4095 at most. Each layer has one scale: the
+    threshold is 64 vth exactly, with the largest vth at which the weights fit, no sum can wrap around, and each bias has its
+    format (13-bit mantissa, 3-bit exponent). Average pooling is part of the weights behind it, one weight for each spike.
 
     What is not as in the network: a membrane that equals the threshold does not fire; an input of numbers (direct coding) is no
-    spike, so that the host computes the first weights in floating point and gives each neuron its sum as a bias; the last sums, of a
-    network whose output is a membrane, are read as they are. Loihi resets to 0 and has no soft reset: such a network is refused, and
-    runs with a reset to 0 if `approximate`. Spikes of a layer reach the next one in the same step of the twin, one step later on the chip.
-    The sizes of cores, and refractory periods and delays, are not modelled.
+    spike, so that the host computes the first weights in floating point and gives each neuron its sum as a bias; the last sums,
+    of a network whose output is a membrane, are read as they are. Loihi resets to 0 and has no soft reset: such a network is
+    refused, and runs with a reset to 0 if `approximate`. Spikes of a layer reach the next one in the same step of the twin, one
+    step later on the chip. The sizes of cores, and refractory periods and delays, are not modelled.
     """
 
     name: ClassVar[str] = "loihi"
@@ -137,7 +143,7 @@ class Loihi(Digital):
         if core.analogue:
             return weight
         low, high, step = (found := scale(core)).mantissas
-        one = core.pool / core.gain * (1 << (ALIGN + found.exponent)) / found.unit
+        one = core.pool / core.gain * 2.0 ** (ALIGN + found.exponent) / found.unit
         return ((weight.double() / (one * step)).round() * step).clamp(low, high).mul(one).to(weight)
 
     def bias(self, bias: Tensor, layer: Layer) -> Tensor:
@@ -148,9 +154,9 @@ class Loihi(Digital):
         unit = scale(core).unit * core.gain
         return (bias_format(bias * unit).double() / unit).to(bias)
 
-    def neuron(self, neuron: SpikingNeuron, layer: Layer) -> SpikingNeuron:
+    def replaced(self, neuron: SpikingNeuron, core: Core) -> SpikingNeuron:
         """The chip's neurons."""
-        return LoihiNeuron(neuron, self.core(layer))
+        return LoihiNeuron(neuron, core)
 
 
 class LoihiNeuron(FixedPoint):
@@ -171,14 +177,15 @@ class LoihiNeuron(FixedPoint):
             comparator=">",
             reset="hard",
         )
-        self.vth, self.analogue = found.threshold, core.analogue
+        self.vth, self.exponent, self.analogue = found.threshold, found.exponent, core.analogue
 
     def drive(self, current: Tensor) -> Tensor:
         """A sum of weights and the bias of each neuron, in units of v; of numbers, what the host gives as a bias."""
         if self.analogue:
             return bias_format(current.double() * (self.unit * self.gain))
-        spikes = ((current.double() * (self.unit * self.gain) - self.bias) / (1 << ALIGN)).round().long()
-        return (spikes << ALIGN) + self.bias
+        shift = 2.0**self.exponent
+        mantissas = ((current.double() * (self.unit * self.gain) - self.bias) / (shift * (1 << ALIGN))).round()
+        return ((mantissas * shift).floor().long() << ALIGN) + self.bias
 
     def step(self, state: Tensor, drive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `FixedPoint.step`."""

@@ -12,22 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trustsnn.errors import ConfigError
-from trustsnn.hardware.settings import check_choice
 from trustsnn.hardware.twin import Layer, Twin
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.mismatched import Mismatched
-from trustsnn.settings import setting
+from trustsnn.settings import check_choice, setting
 
 LEAST = 0.01  # of a threshold's factor: a circuit has no threshold of 0 or below
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch(Twin):
-    """Each parameter p is p (1 + (deviation / 3) xi) on the chip, xi a standard normal draw for it: the neurons' thresholds and leak
-    currents, and with `synapses` the weights.
+    """Each parameter p is p (1 + (deviation / 3) xi) on the chip, xi a standard normal draw for it: the neurons' thresholds and
+    leak currents, and with `synapses` the weights.
 
-    The leak current is what the decay of a step is exponential in, leak = exp(-current), so that the factor is an exponent: leak^(1 + ...).
-    A neuron without leak stays one. Thresholds stay above 1 % of theirs, and leak currents do not change sign.
+    The leak current is what the decay of a step is exponential in, leak = exp(-current), so that the factor is an exponent:
+    leak^(1 + ...). A neuron without leak stays one. Thresholds stay above 1 % of theirs, and leak currents do not change sign.
 
     `deviation`: what 99.7 % of the parameters stay within; .30 as in rockpool (30 % at 3 sigma). DYNAP-SE has a coefficient of
     variation of about 20 % by hearsay, a deviation of .6.
@@ -40,7 +39,7 @@ class Mismatch(Twin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "synapses", self.synapses, (True, False))
+        check_choice(f"twin {self.name!r}", "synapses", self.synapses, (True, False))
 
     def factors(self, shape: tuple[int, ...], draws: np.random.Generator) -> NDArray[np.float64]:
         """1 + (deviation / 3) xi for parameters of the shape."""
@@ -56,8 +55,8 @@ class Mismatch(Twin):
         """Neurons that deviate, each with its own two factors."""
         if type(neuron) is not SpikingNeuron:
             raise ConfigError(
-                f"The twin 'mismatch' deviates layers of SpikingNeuron, got {type(neuron).__name__} at {layer.name!r}. Give it a network "
-                "of plain LIF or IF neurons, and no other twin that replaces them."
+                f"The twin 'mismatch' deviates layers of SpikingNeuron, got {type(neuron).__name__} at {layer.name!r}. Give it "
+                "a network of plain LIF or IF neurons, and no other twin that replaces them."
             )
         return Mismatched(neuron, partial(self.of_neurons, layer))
 

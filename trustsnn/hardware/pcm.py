@@ -1,7 +1,7 @@
 """Phase-change memory: programming noise, drift, 1/f read noise, and what a chip does against drift.
 
-The model and all of its constants are those of IBM's aihwkit (`PCMLikeNoiseModel`), fitted to a million devices with a highest conductance
-of 25 uS (Nandakumar ICECS 2019, Joshi Nature Communications 2020). With g = G / 25 uS and xi a standard normal draw:
+The model and all of its constants are those of IBM's aihwkit (`PCMLikeNoiseModel`), fitted to measured devices with a highest
+conductance of 25 uS (Nandakumar ICECS 2019, Joshi Nature Communications 2020). With g = G / 25 uS and xi a standard normal draw:
 
     programming   G_0 = max(G + s xi, 0),  s = .26348 + 1.965 g - 1.1731 g^2 uS, so that a device at 0 deviates too
     drift         G_t = G_0 ((t + t_0) / t_0)^-nu,  t in s since the end of programming, t_0 = 20 s,
@@ -18,9 +18,8 @@ from typing import ClassVar
 import numpy as np
 
 from trustsnn.hardware.crossbar import Conductances, Crossbar
-from trustsnn.hardware.settings import check_choice
 from trustsnn.hardware.twin import Layer
-from trustsnn.settings import setting
+from trustsnn.settings import check_choice, setting
 
 HIGHEST = 25.0  # uS
 FIRST = 20.0  # s, t_0
@@ -66,8 +65,9 @@ class PCM(Crossbar):
 
     A chip at two times has the same programmed state and the same exponents, and a read of its own at each.
 
-    `compensate`: the sums of a layer are multiplied by one factor, the mean |output| for one-hot inputs right after programming (free of
-    read noise, as in aihwkit) over that at `time`, which for one-hot inputs are means of |w|. Biases are digital and stay.
+    `compensate`: the sums of a layer are multiplied by one factor, the mean |output| for one-hot inputs right after programming
+    (free of read noise, as in aihwkit) over that at `time`, which for one-hot inputs are means of |w|. Biases are digital and
+    stay.
 
     `program_noise`, `drift_rate`, `read_noise`: factors on the published sigma, exponent and sigma.
     """
@@ -82,7 +82,7 @@ class PCM(Crossbar):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "compensate", self.compensate, (True, False))
+        check_choice(f"twin {self.name!r}", "compensate", self.compensate, (True, False))
 
     @property
     def window(self) -> tuple[float, float]:

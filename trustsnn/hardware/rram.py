@@ -2,15 +2,15 @@
 
 The deviation of a device that is meant to be G uS, with xi a standard normal draw:
 
-    wan2022   max(G + s xi, 0),  s = 1.536e-4 G^3 - 1.167e-2 G^2 + .2374 G + 1.053 uS, G up to 39.26 uS: a cubic fit of CrossSim to
-              Extended Data Fig. 3 of Wan Nature 2022, 1 s after programming
-    milo      max(G + s xi, 0),  s = max(4.782321 - .009107 G, 0) uS, G in 50 ... 225 uS: a linear fit of CrossSim to Fig. 4 of Milo
-              IRPS 2021 (algorithm IGVVA-100)
+    wan2022   max(G + s xi, 0),  s = 1.536e-4 G^3 - 1.167e-2 G^2 + .2374 G + 1.053 uS, G up to 39.26 uS: a cubic fit of CrossSim
+              to Extended Data Fig. 3 of Wan Nature 2022, 1 s after programming
+    milo      max(G + s xi, 0),  s = max(4.782321 - .009107 G, 0) uS, G in 50 ... 225 uS: a linear fit of CrossSim to Fig. 4 of
+              Milo IRPS 2021 (algorithm IGVVA-100)
     generic   G e^(sigma xi),  sigma .05 to .3 in the literature; no scale of its own
 
-Not taken over: aihwkit's `ReRamWan2022NoiseModel` has polynomials for 40 uS and means to rescale them to its 25 uS, but stores their
-reference under a name that nothing reads, so that its noise is 1.6 times too strong. CrossSim lets a conductance fall below 0; here it
-cannot, which raises the mean of devices within a few sigma of 0. The fits hold at one time each: there is no drift.
+Not taken over: aihwkit's `ReRamWan2022NoiseModel` has polynomials for 40 uS and means to rescale them to its 25 uS, but stores
+their reference under a name that nothing reads, so that its noise is 1.6 times too strong. CrossSim lets a conductance fall below
+0; here it cannot, which raises the mean of devices within a few sigma of 0. The fits hold at one time each: there is no drift.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from numpy.polynomial.polynomial import polyval
 
 from trustsnn.errors import ConfigError
 from trustsnn.hardware.crossbar import Conductances, Crossbar
-from trustsnn.hardware.settings import check_choice
 from trustsnn.hardware.twin import Layer
-from trustsnn.settings import setting
+from trustsnn.settings import check_choice, setting
 
 
 class Device(NamedTuple):
@@ -69,7 +68,7 @@ class RRAM(Crossbar):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "model", self.model, list(DEVICES))
+        check_choice(f"twin {self.name!r}", "model", self.model, list(DEVICES))
         if self.model != "generic" and self.sigma != SIGMA:
             raise ConfigError(
                 f"The twin 'rram' takes sigma with the model 'generic' alone, got {self.sigma} with {self.model!r}."

@@ -21,23 +21,25 @@ KERNEL = 16  # the largest height and width of a convolution
 
 
 def scale(core: Core) -> float:
-    """Whole numbers to one of the network's units: min(127 / max|w|, 127 / max|b|, 32767 / V). sinabs takes the lower bound of the membrane
-    into that as well, so that one which is not set, -2^15, holds the scale below 1; here that bound is the chip's, whatever the scale."""
+    """Whole numbers to one of the network's units: min(127 / max|w|, 127 / max|b|, 32767 / V). sinabs takes the lower bound of
+    the membrane into that as well, so that one which is not set, -2^15, holds the scale below 1; here that bound is the chip's,
+    whatever the scale."""
     limits = [WEIGHT / core.largest, WEIGHT / core.largest_bias]
     return min(limits if core.neurons is None else [*limits, STATE / core.threshold])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speck(Digital):
-    """Speck, a DYNAP-CNN, with the precision that sinabs discretises to: weights and biases of 8 bits, membranes of 16, on one scale for each
-    layer (`scale`), rounded to the nearest. The membrane saturates. Average pooling is a sum of spikes, with its factor in the weights
-    behind it.
+    """Speck, a DYNAP-CNN, with the precision that sinabs discretises to: weights and biases of 8 bits, membranes of 16, on one
+    scale for each layer (`scale`), rounded to the nearest. The membrane saturates. Average pooling is a sum of spikes, with its
+    factor in the weights behind it.
 
-    Neurons do not leak. A reset may be to 0 (one spike a step) or by subtraction (one spike for each threshold that the membrane holds, all
-    in one step). The chip has no steps and treats each event as it comes; the twin adds up the events of a step first. Limits: 9 cores, one
-    for each layer of weights; kernels of up to 16; input and output are spikes. A network beyond them is refused, or, if `approximate`,
-    runs all the same: without its leak, and with numbers in place of spikes where it has them at its input or output. The memory of the cores
-    is not modelled, nor what becomes of a linear layer, which is a convolution over the whole map there.
+    Neurons do not leak. A reset may be to 0 (one spike a step) or by subtraction (one spike for each threshold that the membrane
+    holds, all in one step). The chip has no steps and treats each event as it comes; the twin adds up the events of a step first.
+    Limits: 9 cores, one for each layer of weights; kernels of up to 16; input and output are spikes. A network beyond them is
+    refused, or, if `approximate`, runs all the same: without its leak, and with numbers in place of spikes where it has them at
+    its input or output. The memory of the cores is not modelled, nor what becomes of a linear layer, which is a convolution over
+    the whole map there.
     """
 
     name: ClassVar[str] = "speck"
@@ -65,9 +67,9 @@ class Speck(Digital):
         core = self.core(layer)
         return _held(bias, scale(core) * core.gain)
 
-    def neuron(self, neuron: SpikingNeuron, layer: Layer) -> SpikingNeuron:
+    def replaced(self, neuron: SpikingNeuron, core: Core) -> SpikingNeuron:
         """The chip's neurons."""
-        return SpeckNeuron(neuron, self.core(layer))
+        return SpeckNeuron(neuron, core)
 
 
 def _held(x: Tensor, unit: float) -> Tensor:

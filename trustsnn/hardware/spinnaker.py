@@ -8,13 +8,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from trustsnn.encoders import Generator
-from trustsnn.errors import ConfigError
-from trustsnn.hardware.settings import check_choice
+from trustsnn.hardware.fixed import check_plain
 from trustsnn.hardware.twin import Layer, Twin
 from trustsnn.models.gates import Drawn, uniform
 from trustsnn.neurons import SpikingNeuron
-from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.fixed_point import FixedPoint
+from trustsnn.settings import check_choice
 
 FRACTION = 15  # bits behind the point
 ONE = 1 << FRACTION
@@ -31,11 +30,12 @@ def _words(x: Tensor) -> Tensor:
 class SpiNNaker(Twin):
     """Weights, biases, leak, threshold and membrane as s16.15 numbers: whole multiples of 2^-15 in [-65536, 65536).
 
-    u = leak v + x, whose product has 30 bits behind the point and is rounded to 15 (Hopkins 2020): `rounding` "nearest" (halves up),
-    "stochastic" (up with the probability of what is cut off, drawn for each neuron and step), or "down" as gcc's product does. Currents that
-    are no s16.15 numbers, those of an input of numbers or behind average pooling, are rounded the same way. The membrane saturates. sPyNNaker
-    further packs weights into 16 bits with a shift for each population, which is not modelled. The neurons are software: both resets and both
-    comparators are there. What a network has beside weights and neurons is computed in floating point.
+    u = leak v + x, whose product has 30 bits behind the point and is rounded to 15 (Hopkins 2020): `rounding` "nearest" (halves
+    up), "stochastic" (up with the probability of what is cut off, drawn for each neuron and step), or "down" as gcc's product
+    does. Currents that are no s16.15 numbers, those of an input of numbers or behind average pooling, are rounded the same way.
+    The membrane saturates. sPyNNaker further packs weights into 16 bits with a shift for each population, which is not modelled.
+    The neurons are software: both resets and both comparators are there. What a network has beside weights and neurons is
+    computed in floating point.
     """
 
     name: ClassVar[str] = "spinnaker"
@@ -44,7 +44,7 @@ class SpiNNaker(Twin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "rounding", self.rounding, ROUNDINGS)
+        check_choice(f"twin {self.name!r}", "rounding", self.rounding, ROUNDINGS)
 
     @property
     def stochastic(self) -> bool:
@@ -65,11 +65,7 @@ class SpiNNaker(Twin):
 
     def neuron(self, neuron: SpikingNeuron, layer: Layer) -> SpikingNeuron:
         """The chip's neurons."""
-        if type(neuron) not in (SpikingNeuron, Calibrated):
-            raise ConfigError(
-                f"The twin {self.name!r} has plain LIF and IF neurons, got {type(neuron).__name__} at {layer.name!r}. Give it a network of "
-                "such neurons, and no other twin that replaces them."
-            )
+        check_plain(neuron, layer.name)
         return SpiNNakerNeuron(neuron, self.rounding)
 
 

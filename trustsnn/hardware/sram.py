@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trustsnn.hardware.converters import Noisy
-from trustsnn.hardware.settings import check_choice
 from trustsnn.hardware.twin import Layer, Twin
-from trustsnn.settings import setting
+from trustsnn.settings import check_choice, setting
 
 Codes = NDArray[np.int64]
 
@@ -35,14 +34,15 @@ def flip(codes: Codes, rate: float, bits: int, draws: np.random.Generator) -> Co
 class SRAM(Twin):
     """Weights of `bits` bits in static memory.
 
-    A layer's weights are whole multiples of max|w| / (2^(bits-1) - 1), in two's complement. Each bit is wrong with the rate `ber`, at places
-    that are the chip's (random bit errors of low voltage; Stutz MLSys 2021, RandBET, whose rates are 2.5e-6 to 9e-2). Left out of RandBET's
-    quantiser: the .001 that it adds to max|w|. Biases are digital and stay.
+    A layer's weights are the nearest whole multiples of max|w| / (2^(bits-1) - 1), in two's complement. Each bit is wrong with
+    the rate `ber`, at places that are the chip's (random bit errors of low voltage; Stutz MLSys 2021, RandBET, whose rates are
+    2.5e-6 to 9e-2), and what is read is held in +-max|w|. Left out of RandBET's quantiser: the .001 that it adds to max|w|.
+    Biases are digital and stay.
 
-    `noise`: of an 8T array that multiplies in place, at each read. Each of the n cells of a column adds a current that deviates by `noise`
-    times that of the layer's largest weight w, so that a sum deviates by N(0, (noise w)^2 n), anew for each sample and step. That form is
-    our assumption, with every input active. Published figures depend on the macro: a compute SNR (Gonugondla 2020, arXiv 2012.13645), or a
-    share of a converter's step (MC2-RAM, 8T1C: 4.5 %). 0 is a memory that is read digitally.
+    `noise`: of an 8T array that multiplies in place, at each read. Each of the n cells of a column adds a current that deviates
+    by `noise` times that of the layer's largest weight w, so that a sum deviates by N(0, (noise w)^2 n), anew for each sample and
+    step. That form is our assumption, with every input active. Published figures depend on the macro: a compute SNR (Gonugondla
+    2020, arXiv 2012.13645), or a share of a converter's step (MC2-RAM, 8T1C: 4.5 %). 0 is a memory that is read digitally.
     """
 
     name: ClassVar[str] = "sram"
@@ -53,7 +53,7 @@ class SRAM(Twin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "bits", self.bits, (4, 8))
+        check_choice(f"twin {self.name!r}", "bits", self.bits, (4, 8))
 
     @property
     def stochastic(self) -> bool:
@@ -62,10 +62,11 @@ class SRAM(Twin):
 
     def weights(self, weight: Tensor, layer: Layer) -> Tensor:
         """Quantised, with the chip's errors."""
-        values = weight.double().numpy(force=True)
-        step = float(np.abs(values).max(initial=0.0)) / (2 ** (self.bits - 1) - 1) or 1.0
+        values, top = weight.double().numpy(force=True), 2 ** (self.bits - 1) - 1
+        step = float(np.abs(values).max(initial=0.0)) / top or 1.0
         codes = np.rint(values / step).astype(np.int64)
-        return torch.from_numpy(step * flip(codes, self.ber, self.bits, layer.draws("bits"))).to(weight)
+        found = flip(codes, self.ber, self.bits, layer.draws("bits")).clip(-top, top)
+        return torch.from_numpy(step * found).to(weight)
 
     def outputs(self, layer: Layer) -> nn.Module | None:
         """The noise on sums."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from trustsnn.hardware.fixed import Core, Digital, emitted
-from trustsnn.hardware.settings import check_choice
 from trustsnn.hardware.twin import Layer
 from trustsnn.models.spec import ModelSpec
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.fixed_point import FixedPoint
+from trustsnn.settings import check_choice
 
 WEIGHT = 127  # the largest weight, of 8 bits with its sign
 STATE = 32767  # the largest state, threshold and bias, of 16 bits with their sign
@@ -26,7 +26,8 @@ SPIKES = 31  # the most spikes of a neuron in a step
 
 
 class Scale(NamedTuple):
-    """How Xylo has a core: the threshold, the bits by which its weights are shifted, and the whole numbers to one of the network's units."""
+    """How Xylo has a core: the threshold, the bits by which its weights are shifted, and the whole numbers to one of the
+    network's units."""
 
     threshold: int
     shift: int
@@ -34,8 +35,8 @@ class Scale(NamedTuple):
 
 
 def scale(core: Core) -> Scale:
-    """rockpool's scale, 127 / max|w|, doubled as often as the threshold and the largest sum stay within 16 bits: that is the weights' shift to
-    the left. A threshold too large for any shift sets the scale itself."""
+    """rockpool's scale, 127 / max|w|, doubled as often as the threshold and the largest sum stay within 16 bits: that is the
+    weights' shift to the left. A threshold too large for any shift sets the scale itself."""
     most = max(core.threshold, core.largest_sum + core.largest_bias)
     if core.analogue:
         unit, shift = STATE / most, 0
@@ -47,7 +48,8 @@ def scale(core: Core) -> Scale:
 
 
 def dash(leak: float) -> int:
-    """The shift whose decay, 1 - 2^-dash, comes nearest to the leak on a scale of logarithms: round(-log2(1 - leak)), 15 at most."""
+    """The shift whose decay, 1 - 2^-dash, comes nearest to the leak on a scale of logarithms: round(-log2(1 - leak)), 15 at
+    most."""
     return min(round(-math.log2(1 - leak)), DASH) if leak < 1 else DASH
 
 
@@ -63,21 +65,22 @@ def _held(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Xylo(Digital):
-    """The arithmetic of Xylo's neurons, as xylosim has it, in a network of any size: weights of 8 bits, thresholds, biases and states of 16,
-    decays by bit shifts, on one scale for each layer (`scale`), rounded to the nearest. States saturate.
+    """The arithmetic of Xylo's neurons, as xylosim has it, in a network of any size: weights of 8 bits, thresholds, biases and
+    states of 16, decays by bit shifts, on one scale for each layer (`scale`), rounded to the nearest. States saturate.
 
         i = i + sum of weights, then i - (i >> 1)
         u = v - (v >> dash) + i + bias,  of which each whole threshold is a spike, up to 31 in a step, and is subtracted
 
-    `synapse`: whether the current i has the memory of the chip's shortest synapse: the charge of a spike arrives as 1/2, 1/4, 1/8, ... of
-    it in this step and the next ones. Off, it is the current of the step alone, as the network has it and the chip has not: what the
-    precision costs by itself. The leak becomes 1 - 2^-dash; at least 1 of 2^16 leaks in each step, also from neurons without leak.
+    `synapse`: whether the current i has the memory of the chip's shortest synapse: the charge of a spike arrives as 1/2, 1/4,
+    1/8, ... of it in this step and the next ones. Off, it is the current of the step alone, as the network has it and the chip
+    has not: what the precision costs by itself. The leak becomes 1 - 2^-dash; at least 1 of 2^16 leaks in each step, also from
+    neurons without leak.
 
-    What is not as in the network: an input of numbers is no spike, so that the host computes the first weights in floating point and gives
-    each neuron its sum as a bias; weights behind average pooling hold its factor; the last sums, of a network whose output is a membrane, are
-    read as they are. Neurons subtract their threshold and start at 0: others are refused, or do so if `approximate`. Spikes of a layer reach
-    the next one in the same step. No bundled network fits the chip, with its 16 inputs, 1000 hidden neurons and 8 outputs. Shifts of weights
-    of up to 7 bits are our assumption.
+    What is not as in the network: an input of numbers is no spike, so that the host computes the first weights in floating point
+    and gives each neuron its sum as a bias; weights behind average pooling hold its factor; the last sums, of a network whose
+    output is a membrane, are read as they are. Neurons subtract their threshold and start at 0: others are refused, or do so if
+    `approximate`. Spikes of a layer reach the next one in the same step. No bundled network fits the chip, with its 16 inputs,
+    1000 hidden neurons and 8 outputs. Shifts of weights of up to 7 bits are our assumption.
     """
 
     name: ClassVar[str] = "xylo"
@@ -86,7 +89,7 @@ class Xylo(Digital):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self.name, "synapse", self.synapse, (True, False))
+        check_choice(f"twin {self.name!r}", "synapse", self.synapse, (True, False))
 
     def obstacles(self, found: list[Core], spec: ModelSpec) -> Iterator[str]:
         """Hard resets, and membranes that do not start at 0."""
@@ -111,13 +114,14 @@ class Xylo(Digital):
         unit = scale(core).unit * core.gain
         return bias if core.analogue else (_held((bias.double() * unit).round()) / unit).to(bias)
 
-    def neuron(self, neuron: SpikingNeuron, layer: Layer) -> SpikingNeuron:
+    def replaced(self, neuron: SpikingNeuron, core: Core) -> SpikingNeuron:
         """The chip's neurons."""
-        return XyloNeuron(neuron, self.core(layer), self.synapse)
+        return XyloNeuron(neuron, core, self.synapse)
 
 
 class XyloNeuron(FixedPoint):
-    """A layer of Xylo's neurons, in place of those of a core. Their state is [B, 2, ...]: the synaptic current and the membrane."""
+    """A layer of Xylo's neurons, in place of those of a core. Their state is [B, 2, ...]: the synaptic current and the
+    membrane."""
 
     def __init__(self, neuron: SpikingNeuron, core: Core, synapse: bool) -> None:
         found = scale(core)

@@ -24,9 +24,6 @@ class OwnSurrogate(GradientEstimator):
         return {"name": "own"}
 
 
-OWN = OwnSurrogate()
-
-
 class Tape:
     """The distances u - V of one layer at the steps of one forward pass, and the spike's derivative at each of them."""
 
@@ -80,7 +77,7 @@ class ForeignNeuron(ABC):
         self.name, self.layer = name, layer
         self.counts: Tensor | None = None  # spikes so far, [B, ...neurons]
         self.batches: list[int] = []  # the samples of each step so far
-        self._estimator: GradientEstimator = OWN
+        self._estimator: GradientEstimator = OwnSurrogate()
         self._tape: Tape | None = None
         self._counting = False
         self._hidden: dict[str, Any] = {}
@@ -120,7 +117,7 @@ class ForeignNeuron(ABC):
     def _attach(self) -> None:
         """Hide or bring back the layer's attributes. What stands in an instance's own dictionary is found before its submodules
         and its class's methods."""
-        wanted = self._counting or self._estimator is not OWN
+        wanted = self._counting or not isinstance(self._estimator, OwnSurrogate)
         own = vars(self.layer)
         if wanted and not self._hidden:
             new = self.replacements()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -140,9 +141,9 @@ def reset(module: nn.Module) -> Reset | None:
     if "snntorch.SpikingNeuron" in kinds:
         return layer.reset_mem if hasattr(layer, "reset_mem") else None
     if "spikingjelly.MemoryModule" in kinds:
-        return lambda: _start(layer)
+        return partial(_start, layer)  # not a lambda, which a copy of the model would share
     if "sinabs.StatefulLayer" in kinds:
-        return lambda: _empty(layer)
+        return partial(_empty, layer)
     return None
 
 

@@ -191,7 +191,7 @@ class _File:
             at += size + (-size % 8 if version == 1 else 0)
         kind, space = read_kind(parts[1], self.refuse), read_space(parts[2], self.refuse)
         self.spend(kind, space)
-        return parts[0].rstrip(b"\0").decode(), self.shaped(body[at : at + space.count * kind.size], kind, space)
+        return parts[0].rstrip(b"\0").decode(), self.shaped(body[at : at + space.total * kind.size], kind, space)
 
     def values(self, messages: dict[int, bytes]) -> Value:
         """A data set."""
@@ -201,7 +201,7 @@ class _File:
         layout = read_layout(messages[0x08], kind, space, self.refuse)
         self.spend(kind, space)
         filters = read_filters(messages[0x0B], self.refuse) if 0x0B in messages else Filters()
-        size = space.count * kind.size
+        size = space.total * kind.size
         stored: Stored
         if layout.compact is not None:
             stored = layout.compact[:size]
@@ -236,7 +236,7 @@ class _File:
 
     def spend(self, kind: Kind, space: Space) -> None:
         """Count the bytes of a data set against what the file may hold in all."""
-        self.budget -= max(kind.size, 16 if kind.text else 0) * space.count
+        self.budget -= max(kind.size, 16 if kind.text else 0) * space.total
         if self.budget < 0:
             self.refuse(
                 f"a claim of {list(space.shape)} values of {kind.size} bytes, which its {len(self.content):,} bytes are too small for "
@@ -245,11 +245,11 @@ class _File:
 
     def shaped(self, stored: Stored, kind: Kind, space: Space) -> Value:
         """Stored bytes as an array, or a string."""
-        if len(stored) != space.count * kind.size:
+        if len(stored) != space.total * kind.size:
             self.refuse(f"{len(stored):,} bytes for {list(space.shape)} values of {kind.size} bytes")
         if not kind.text:
             return kind.array(stored, space.shape, self.refuse)
-        self.count(space.count)
+        self.count(space.total)
         places = range(0, len(stored), kind.size)
         if kind.text == "variable":
             texts = [self.text(*struct.unpack_from("<IQI", stored, at)) for at in places]

@@ -28,7 +28,7 @@ class Space(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         return math.prod(self.shape)
 
 
@@ -125,7 +125,7 @@ def read_layout(body: bytes, kind: Kind, space: Space, refuse: Refuse) -> Layout
         return Layout(compact=body[4 : 4 + size])
     if how == 1:
         address, size = struct.unpack_from("<QQ", body, 2)
-        if size != space.count * kind.size:
+        if size != space.total * kind.size:
             refuse(f"{size:,} bytes for {list(space.shape)} values of {kind.size} bytes")
         return Layout(address=address)
     rank, address = struct.unpack_from("<BQ", body, 2)

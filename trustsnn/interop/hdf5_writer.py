@@ -75,7 +75,6 @@ class _File:
         array = np.asarray(value.encode() or b"\0") if isinstance(value, str) else np.asarray(value)
         if array.dtype.kind == "U":
             array = np.char.encode(array, "utf-8")
-        array = np.asarray(array, order="C")
         stored = array.astype(array.dtype.newbyteorder("<")).tobytes()
         address = self.add(stored) if stored else NOWHERE
         space = struct.pack("<BBB5x", 1, array.ndim, 0) + struct.pack(f"<{array.ndim}Q", *array.shape)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trustsnn.errors import ConfigError
-from trustsnn.interop.nir_graph import Graph
+from trustsnn.interop.nir_graph import NODES, Graph
 from trustsnn.interop.nir_settings import Settings
 from trustsnn.neurons import Dynamics, SpikingNeuron
 from trustsnn.neurons.heterogeneous import Constants, Heterogeneous, held, hold, through_time
@@ -63,7 +63,11 @@ def layer_of(graph: Graph, name: str, settings: Settings) -> SpikingNeuron | Tim
     """The layer of one of the nodes `SPIKING` or `TIMED`."""
     node = graph.nodes[name]
     settings = settings.completed(node.metadata).completed(graph.metadata)
-    value = {key: graph.numbers(name, key) for key in node.values if key not in ("shape", "input_type")}
+    value = {key: graph.numbers(name, key) for key in (*NODES[node.kind], "v_reset") if key in node.values}
+    try:
+        np.broadcast_shapes(*(each.shape for each in value.values()))
+    except ValueError:
+        graph.refuse(name, f"expected values of one shape, got {sorted({each.shape for each in value.values()})}")
     if node.kind == "Threshold":
         return _neuron(graph, name, settings, {"leak": np.zeros(()), "gain": np.ones(()), "threshold": value["threshold"]})
     dt = _dt(graph, name, settings)
@@ -84,7 +88,7 @@ def layer_of(graph: Graph, name: str, settings: Settings) -> SpikingNeuron | Tim
     if node.kind in SPIKING:
         found |= {"threshold": value["v_threshold"], "after": value.get("v_reset", np.zeros(()))}
         return _neuron(graph, name, settings, found)
-    return Integrator(_constants(graph, name, found | {"threshold": np.zeros(())}))
+    return Integrator(_constants(found | {"threshold": np.zeros(())}))
 
 
 def _dt(graph: Graph, name: str, settings: Settings) -> float:
@@ -137,14 +141,9 @@ def _neuron(graph: Graph, name: str, settings: Settings, found: dict[str, Array]
         return SpikingNeuron(Dynamics(leak, scaled, gain="leaky" if leaky else "unit", **options))
     if options.get("initial"):
         graph.refuse(name, "an initial membrane (metadata) is known for layers of equal neurons alone")
-    means = {key: float(found[key].mean()) for key in ("leak", "threshold")}
-    return Heterogeneous(_constants(graph, name, found), Dynamics(**means, **options))
+    return Heterogeneous(_constants(found), Dynamics(float(found["leak"].mean()), float(found["threshold"].mean()), **options))
 
 
-def _constants(graph: Graph, name: str, found: dict[str, Array]) -> Constants:
-    try:
-        np.broadcast_shapes(*(each.shape for each in found.values()))
-    except ValueError:
-        graph.refuse(name, f"expected values of one shape, got {sorted({each.shape for each in found.values()})}")
+def _constants(found: dict[str, Array]) -> Constants:
     zeros = {"rest": np.zeros(()), "after": np.zeros(())}
     return Constants(**{key: torch.tensor(value, dtype=torch.float32) for key, value in (zeros | found).items()})

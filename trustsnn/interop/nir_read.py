@@ -276,8 +276,6 @@ def _sequence(order: list[str], sources: Mapping[str, list[str]], layers: Mappin
                 common = set.intersection(*(after[t] for t in following))
                 join = min(common, key=order.index)
                 branches = [walk(t, join) for t in following]
-                if len(following) != len(sources[join]):
-                    raise _NotSeriesParallel
                 found.add_module(f"{names[name]}-fork", Branches(*branches))
                 name = join
             else:

@@ -41,7 +41,15 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def forward(
-    x: Tensor, steps: int, given: int, layer: Layer, scale: Tensor, shift: Tensor, start: Tensor | None = None, *, resumable: bool = False
+    x: Tensor,
+    steps: int,
+    given: int,
+    layer: Layer,
+    scale: Tensor,
+    shift: Tensor,
+    start: Tensor | None = None,
+    *,
+    resumable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Spikes [steps * B, C, ...] of neurons whose current is `x` [given * B, C, ...] times `scale` plus `shift`, each [C]; and, if
     `resumable`, the membrane [B, C, ...] that they leave, else nothing. `start` is the one that earlier steps left."""

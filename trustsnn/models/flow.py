@@ -12,8 +12,6 @@ from trustsnn.models.branches import MERGES, Branches
 from trustsnn.models.gates import Gate
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
-from trustsnn.neurons.bitserial import BitSerial
-from trustsnn.neurons.evolving import EvolvingLeak
 from trustsnn.neurons.synapses import Synapses
 
 Kind = Literal["spikes", "averages", "encoder", "sums", "real"]
@@ -33,11 +31,6 @@ class Flow(NamedTuple):
 _SPIKES = Flow("spikes", "spikes")
 
 
-def fires(neuron: SpikingNeuron) -> bool:
-    """Whether what a layer of neurons gives is 0 and 1; an ANN's activations in its place are not."""
-    return type(neuron) in (SpikingNeuron, BitSerial, EvolvingLeak)
-
-
 def inputs_of(network: SpikingNetwork) -> dict[str, Flow]:
     """The input of each convolution, linear layer and attention of a network, by its name, after the network's structure. It
     holds whatever the weights and the data: a sum of spikes that happens to be 0 or 1 is a sum of spikes."""
@@ -53,7 +46,7 @@ def _walk(layers: nn.Module, prefix: str, flow: Flow, found: dict[str, Flow]) ->
     for key, layer in layers.named_children():
         name = prefix + key
         if isinstance(layer, SpikingNeuron):
-            flow = _SPIKES if fires(layer) else Flow("real", f"activations of {name} ({type(layer).__name__})")
+            flow = _SPIKES if layer.binary else Flow("real", f"activations of {name} ({type(layer).__name__})")
         elif isinstance(layer, Branches):
             flow = _merged(
                 layer, name, [_walk(branch, f"{name}.{k}.", flow, found) for k, branch in layer.named_children()], found

@@ -55,7 +55,8 @@ class Gate(Drawn):
         """The spikes that pass."""
         keep = self.probabilities()
         passes = (uniform(generator, part, h).unflatten(0, (-1, len(h) // len(_given(part)))) < keep.detach()).to(h.dtype)
-        return h * (passes + (keep - keep.detach())).flatten(0, 1)
+        found: Tensor = h * (passes + (keep - keep.detach())).flatten(0, 1)
+        return found
 
     def over_time(self) -> nn.Module:
         """What this is in the mean over its draws."""

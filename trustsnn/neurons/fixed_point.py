@@ -17,7 +17,6 @@ from trustsnn.neurons.estimator import LayerRecord, over_time
 from trustsnn.neurons.lif import SpikingNeuron
 from trustsnn.neurons.operation import Operation
 
-
 _CACHE = 1 << 15  # neurons at a time, 256 kB of each whole number
 
 
@@ -27,7 +26,8 @@ def _rows(sequence: Tensor) -> Iterator[slice]:
 
 
 class _Integrate(Operation):
-    """Spikes and membranes of an integer run. The gradient is that of the same neurons in real numbers, at the membranes of the run."""
+    """Spikes and membranes of an integer run. The gradient is that of the same neurons in real numbers, at the membranes of the
+    run."""
 
     @staticmethod
     def forward(
@@ -60,15 +60,14 @@ class _Integrate(Operation):
 class FixedPoint(SpikingNeuron):
     """A layer of neurons whose membrane is a whole number of `1 / unit` of the network's units. A subclass defines `step`.
 
-    A current [T, B, ...] in the network's units times gain and `unit` becomes the nearest whole number, ties to even. An estimator
-    sees the membrane, the threshold and the leak that the chip has, in the network's units; rounding and saturation have the gradient
-    of the identity.
+    A current [T, B, ...] in the network's units times gain and `unit` becomes the nearest whole number, ties to even. An
+    estimator sees the membrane, the threshold and the leak that the chip has, in the network's units; rounding and saturation
+    have the gradient of the identity.
 
     Args:
-        neuron: the neurons that these stand for; `potential` [...neurons] of calibrated ones joins V0.
-        unit: whole numbers of the membrane to one of the network's units.
-        leak, threshold: what the chip makes of them, in the network's units.
-        bias: the part of each step's current that comes from no spike, as whole numbers [...neurons] or to be broadcast to them; 0 for a
+        neuron: the neurons that these stand for; `potential` [...neurons] of calibrated ones joins V0. unit: whole numbers of the
+        membrane to one of the network's units. leak, threshold: what the chip makes of them, in the network's units. bias: the
+        part of each step's current that comes from no spike, as whole numbers [...neurons] or to be broadcast to them; 0 for a
             chip that does not keep the two apart.
         comparator, reset: those of the chip, None for the neuron's own.
     """
@@ -109,8 +108,8 @@ class FixedPoint(SpikingNeuron):
         self.register_buffer("bias", torch.as_tensor(bias, dtype=torch.int64))
 
     def step(self, state: Tensor, drive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step from whole numbers, int64: the membrane before the spike, the spikes [B, ...] (a count where the chip sends several
-        in a step), and the state afterwards."""
+        """One step from whole numbers, int64: the membrane before the spike, the spikes [B, ...] (a count where the chip sends
+        several in a step), and the state afterwards."""
         raise TypeError(f"{type(self).__name__} does not define its step.")
 
     def rest(self, like: Tensor) -> Tensor:
@@ -127,8 +126,8 @@ class FixedPoint(SpikingNeuron):
         return current * self.gain if self.gain != 1 else current
 
     def integrate(self, current: Tensor, steps: int, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Spikes and the membranes before them in the network's units, both [steps, B, ...], and the state that the last step leaves, whole
-        numbers [B, ...]."""
+        """Spikes and the membranes before them in the network's units, both [steps, B, ...], and the state that the last step
+        leaves, whole numbers [B, ...]."""
         if current.dim() < 2 or len(current) not in (1, steps):
             raise ModelContractError(f"Expected a current of shape [1 or {steps}, B, ...], got {list(current.shape)}.")
         spikes = current.new_empty((steps, *current.shape[1:]))
@@ -157,8 +156,8 @@ class FixedPoint(SpikingNeuron):
         return self._integrated(current, len(current) if steps is None else steps, None)[:2]
 
     def _integrated(self, current: Tensor, steps: int, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor]
-        found = _Integrate.apply(self.reaching(current, steps), current.detach(), self, steps, before)  # type: ignore[no-untyped-call]
+        given = (self.reaching(current, steps), current.detach(), self, steps, before)
+        found: tuple[Tensor, Tensor, Tensor] = _Integrate.apply(*given)  # type: ignore[no-untyped-call]
         return found
 
     def extra_repr(self) -> str:

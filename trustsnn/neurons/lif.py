@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class SpikingNeuron(nn.Module):
     [0.0, 0.0, 1.0, 0.0]
     """
 
+    binary: ClassVar[bool] = True  # what it gives is 0 and 1; an ANN's activations in its place are not
     leak: Tensor
     threshold: Tensor
 

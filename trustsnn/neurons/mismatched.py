@@ -15,8 +15,8 @@ Factors = Callable[[tuple[int, ...]], tuple[Tensor, Tensor]]
 
 
 class Mismatched(SpikingNeuron):
-    """A layer of LIF neurons with leak_i = leak^a_i and threshold_i = b_i threshold, the rest as in `neuron`, whose leak and threshold stay
-    those of the layer. The membrane starts at V0 of each neuron's own threshold.
+    """A layer of LIF neurons with leak_i = leak^a_i and threshold_i = b_i threshold, the rest as in `neuron`, whose leak and
+    threshold stay those of the layer. The membrane starts at V0 of each neuron's own threshold.
 
     `factors(shape)` gives a and b for neurons of that shape, and is asked once for each shape that comes.
 

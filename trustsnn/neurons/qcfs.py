@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,8 @@ class QCFS(SpikingNeuron):
         threshold: lam at the start.
         sparsity: lam_r, at least 0. R is a sum over the batch, so lam_r is small: 1e-8 in the paper.
     """
+
+    binary: ClassVar[bool] = False
 
     def __init__(self, levels: int, threshold: float = 8.0, sparsity: float = 0.0) -> None:
         if type(levels) is not int or not 1 <= levels < 1 << 16:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,8 @@ class ReLU(SpikingNeuron):
 
     The buffer `threshold` is V, what a conversion takes as the value of one spike; the activation itself knows no bound.
     """
+
+    binary: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(Dynamics(leak=1.0, reset="soft"))

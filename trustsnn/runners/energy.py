@@ -90,8 +90,9 @@ def energy(
         record["attacks"].append(_attacked(model, data, counts, attack, seed))
     record["gate"] = None
     if fail_over is not None:
-        worst = float(max(each["energy"]["value"] for each in record["attacks"]))
-        record["gate"] = {"bound": fail_over, "value": worst, "holds": worst <= fail_over}
+        ratios = [each["energy"]["value"] for each in record["attacks"]]
+        worst = None if None in ratios else max(ratios)  # None: the model does nothing without the attack
+        record["gate"] = {"bound": fail_over, "value": worst, "holds": worst is not None and worst <= fail_over}
     write_text(out / "energy.html", page(record))
     write_text(out / "energy.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     failed = record["gate"] is not None and not record["gate"]["holds"]

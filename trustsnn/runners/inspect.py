@@ -13,7 +13,7 @@ from trustsnn.data.split import stratified
 from trustsnn.errors import ConfigError
 from trustsnn.models import SpikingNetwork
 from trustsnn.models.branches import Branches
-from trustsnn.models.flow import Flow, Kind, fires, inputs_of, observed_inputs
+from trustsnn.models.flow import Flow, Kind, inputs_of, observed_inputs
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.estimator import spiking_layers
 from trustsnn.rng import Draws
@@ -60,7 +60,7 @@ def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str
     words = {}
     for name, (fired, places) in seen.items():
         layer = network.get_submodule(name)
-        if isinstance(layer, SpikingNeuron) and not fires(layer):
+        if isinstance(layer, SpikingNeuron) and not layer.binary:
             continue
         low, high = wilson_of_mean(fired / places, len(x))
         words[name] = f", spike rate {fired / places:.4f} of {len(x)} samples (95 % interval {low:.4f} to {high:.4f})"

@@ -1,0 +1,143 @@
+"""A network on all twins of hardware: without an attack, and under attacks made on the network and on a chip.
+
+    python benchmarks/hardware.py
+    python benchmarks/hardware.py --data cifar10 --eps 2/255
+
+Each network is audited once (`trustsnn audit --twin ...`) into a run folder under --keep, so that a killed run goes on. `noise` is the
+same network trained with noise on its weights (`trustsnn train bptt --recipe noise`) for as many epochs as the other.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from harness import begin, options
+from model import RECIPES, trained
+from report import Report
+
+import trustsnn
+from trustsnn.checkpoint import save
+from trustsnn.data import load
+from trustsnn.defenses.robust import parse
+from trustsnn.errors import ConfigError
+from trustsnn.models import SpikingNetwork, rebuild
+from trustsnn.runners.chips import Chips
+from trustsnn.runners.config import parse_eps
+from trustsnn.training import TrainConfig, train
+
+EPS = {"mnist": "0.1", "cifar10": "2/255"}
+TWINS = (
+    *("pcm@25s", "pcm@1day", "pcm@1month", "pcm@1year", "rram:model=wan2022", "rram:model=milo", "rram:model=generic"),
+    *("sram:bits=8:ber=0.0001", "sram:bits=8:ber=0.001", "sram:bits=4:ber=0.001", "stuck-at", "mismatch", "adc", "ir-drop"),
+    *("in-sensor", "sensor-noise", "spike-loss", "jitter", "loihi", "spinnaker", "speck", "xylo"),
+)
+
+
+def main() -> None:
+    """A table for each network."""
+    parser = options(__doc__.splitlines()[0])
+    _arguments(parser)
+    given = begin(parser)
+    report = Report(f"Twins of hardware: {given.data}, {given.samples} test images, {given.chips} chips of each kind", given)
+    network = trained(given.model or RECIPES[given.data].folder)
+    assert isinstance(network, SpikingNetwork)
+    models: dict[str, SpikingNetwork] = {"standard": network}
+    if given.noise:
+        models["noise"] = hardened(given, network)
+    for name, model in models.items():
+        table(report, given, name, model)
+
+
+def hardened(given: Namespace, network: SpikingNetwork) -> SpikingNetwork:
+    """The network trained from the start with noise on its weights, of a checkpoint under --keep where it is there."""
+    folder = given.keep / f"{given.data}-noise"
+    if (folder / "config.json").exists():
+        model = trustsnn.load(folder)
+        assert isinstance(model, SpikingNetwork)
+        return model
+    model = rebuild(network.architecture)
+    data = load(given.data, "train")
+    recipe = parse("noise")
+    config = TrainConfig(epochs=RECIPES[given.data].epochs, augmentation="shift-flip" if given.data == "cifar10" else "none")
+    train(recipe.adapted(model), data, config, recipe=recipe)
+    save(model, folder, training={"recipe": "noise"})
+    return model
+
+
+def table(report: Report, given: Namespace, name: str, model: SpikingNetwork) -> None:
+    """A row for each twin: the network, the median and the worst chip, for each kind of samples."""
+    refused = {line: reason for line in given.twins if (reason := why_not(model, line))}
+    twins = [line for line in given.twins if line not in refused]
+    attacks = [{"attack": "pgd", "settings": {"steps": 10}}, {"attack": "snn-autoattack", "settings": {"profile": "quick"}}]
+    run = trustsnn.audit(
+        model, given.data, out=given.keep / f"{given.data}-{name}-run", attacks=attacks[: 2 if given.ensemble else 1], twins=twins,
+        eps=[parse_eps(given.eps or EPS[given.data])], samples=given.samples, chips=given.chips,
+    )  # fmt: skip
+    rows: dict[str, list[str]] = {}
+    columns = ["twin"]
+    for row in run.hardware:
+        cells = rows.setdefault(row["twin"], [])
+        kind = {"none": "clean"}.get(row["threat"]["attack"], row["threat"]["attack"])
+        made = f", made on the {row['maker']}" if row["maker"] else ""
+        columns += [f"{kind}{made}"] if len(rows) == 1 else []
+        cells.append(told(row))
+    left_out = "".join(f" {line} does not run it: {reason}" for line, reason in refused.items())
+    note = (
+        "Median chip, in brackets the worst and the best of those tried. Made on a chip: the chip itself, then the median of the others; "
+        f"then the network on those samples. The network: {_all(run)}." + left_out
+    )
+    report.table(name, columns, [[twin, *cells] for twin, cells in rows.items()], note, run.hardware)
+
+
+def why_not(model: SpikingNetwork, line: str) -> str | None:
+    """Why the chips of a line cannot run the network, None where they can."""
+    try:
+        Chips.of(line, 1, 0).chip(model, 0)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def told(row: dict[str, Any]) -> str:
+    """The figures of a kind of samples on the chips of one kind."""
+    if row["network"] is None:
+        return "not measured"
+    parts = []
+    if row["maker_accuracy"] is not None:
+        parts.append(_share(row["maker_accuracy"]))
+    if row["chips"]:
+        spread = f" ({_share(row['chips'][0])} to {_share(row['chips'][-1])})" if len(row["chips"]) > 1 else ""
+        parts.append(_share(row["median"]) + spread)
+    if row["maker"] == "chip":
+        parts.append(_share(row["network"]))
+    return "; ".join(parts)
+
+
+def _all(run: Any) -> str:
+    clean = run.summary["clean_accuracy"]
+    figures = [("clean", clean), *((f"eps {each['eps']:.4g}", each) for each in run.summary["robust_accuracy"])]
+    return ", ".join(f"{name} {_share(each)} ({each['low']:.1%} to {each['high']:.1%})" for name, each in figures)
+
+
+def _share(figure: dict[str, Any]) -> str:
+    return f"{figure['value']:.1%}"
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", choices=list(RECIPES), default="mnist", help="and with it the network (default %(default)s)")
+    parser.add_argument("--model", type=Path, help="take this checkpoint folder")
+    parser.add_argument("--eps", help="of the attacks (default 0.1 on mnist, 2/255 on cifar10)")
+    parser.add_argument("--samples", type=int, default=500, help="test images (default %(default)s)")
+    parser.add_argument("--chips", type=int, default=20, help="of each kind (default %(default)s)")
+    parser.add_argument(
+        "--twins", type=lambda text: text.split(","), default=list(TWINS), help="with commas (default: all for images)"
+    )
+    parser.add_argument("--no-noise", dest="noise", action="store_false", help="without the network trained with noise")
+    parser.add_argument("--no-ensemble", dest="ensemble", action="store_false", help="PGD alone")
+    parser.add_argument("--keep", type=Path, default=Path("runs/hardware/kept"), help="(default %(default)s)")
+
+
+if __name__ == "__main__":
+    main()
