@@ -74,7 +74,7 @@ def worst(changes: Iterable[list[T]], flip: Callable[[list[T]], None], loss: Cal
     best: tuple[float, list[T]] = (-torch.inf, [])
     for group in changes:
         flip(group)
-        best = min((torch.inf, []) if not best[1] else best, (loss(), group))
+        best = max(best, (loss(), group))
         flip(group)
     return best
 
