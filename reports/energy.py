@@ -63,10 +63,8 @@ def lines(record: dict[str, Any]) -> list[str]:
         )
     if record["gate"] is not None:
         gate = record["gate"]
-        held = "holds" if gate["holds"] else "FAILS"
-        found.append(
-            f"gate: energy ratio {'not known' if gate['value'] is None else format(gate['value'], '.3f')}, at most {gate['bound']:g}: {held}"
-        )
+        held, value = "holds" if gate["holds"] else "FAILS", "not known" if gate["value"] is None else f"{gate['value']:.3f}"
+        found.append(f"gate: energy ratio {value}, at most {gate['bound']:g}: {held}")
     return found
 
 

@@ -128,7 +128,7 @@ class BitFlipSearch:
                 break
             bit, before = found[0], quantised.weight(found[0])
             quantised.flip(found)
-            pass
+            flipped.add(bit)
             flips.append(Flip(bit, before, quantised.weight(bit), proposed[bit]))
             figures.append(accuracy(work, held_out, seed=self.seed))
             on_flip(len(flips), figures[-1])

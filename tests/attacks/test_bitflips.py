@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from trustsnn.attacks.integrity import BitFlipSearch, random_flips
@@ -17,6 +18,7 @@ from trustsnn.attacks.integrity.quantised import Bit, Quantised
 from trustsnn.attacks.twin import ann_twin
 from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError
+from trustsnn.models.spec import ModelSpec
 from trustsnn.neurons import STBP, Surrogate
 from trustsnn.training import accuracy
 
@@ -131,6 +133,30 @@ def test_where_no_gradient_gets_through_no_bit_is_proposed(digits_model, known, 
         BitFlipSearch(limit=1).run(work, known, held_out)
     found = BitFlipSearch(limit=3, estimators=(far,)).run(digits_model, known, held_out)
     assert {flip.bit.tensor for flip in found.flips} == {"layers.12.weight"}
+
+
+class Squared(nn.Module):
+    """A linear classifier times the square of its only weight: of w and -w the loss is the same, the gradient is not."""
+
+    spec = ModelSpec("image", (1, 8, 8), 10, 1, "direct", "membrane", False)
+
+    def __init__(self, data):
+        super().__init__()
+        x, y = (torch.from_numpy(values) for values in data.batch(np.arange(len(data))))
+        flat = x.flatten(1)
+        self.register_buffer("means", torch.stack([flat[y == each].mean(0) - flat.mean(0) for each in range(10)]))
+        self.weight = nn.Parameter(torch.ones(1, 1))
+
+    def forward(self, x):
+        return self.weight.square() * (x.flatten(1) @ self.means.T)
+
+
+def test_no_bit_is_flipped_twice(digits_train, known, held_out):
+    found = BitFlipSearch(limit=3).run(Squared(digits_train), known, held_out)
+    assert [flip.bit for flip in found.flips] == [Bit("weight", 0, 7)]  # from 127 to -1, from where the same bit leads back
+    assert (found.flips[0].before, found.flips[0].after) == pytest.approx((1, -1 / 127))
+    assert found.stopped == "gradient"
+    assert found.to_chance is None
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"limit": 0}, "at least 1 flip"), ({"estimators": ()}, "1 estimator")])
