@@ -42,6 +42,7 @@ def lines(series: Sequence[Line], chance: float | None, axis: str, prefix: str, 
             panel.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
         else:
             panel.set_xscale("symlog", base=2, linthresh=1)
+            panel.set_xlim(left=-0.25)
             panel.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
         panel.set_ylim(0, 104)
         panel.set_yticks([0, 25, 50, 75, 100])
