@@ -64,7 +64,7 @@ def certify(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample choice and of every draw.")] = 0,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
-    weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    weights: options.WeightsOption = None,
     key_file: KeyFileOption = None,
     key_env: KeyEnvOption = None,
     passphrase_env: PassphraseEnvOption = None,
@@ -102,7 +102,7 @@ def certify(
         _check(check, sources if model is not None else None, samples)
         return
     chosen = method_of(method or "crown", given, seed)
-    at = None if radii is None else [_eps("radii", each) for each in radii.split(",")]
+    at = None if radii is None else [options.eps_of("radii", each) for each in radii.split(",")]
     _certify(chosen, sources, 100 if samples is None else samples, seed, at, Path(str(out)), quiet)
 
 
@@ -114,21 +114,12 @@ def method_of(name: str, given: dict[str, Any], seed: int) -> Method:
     if stray:
         raise ConfigError(f"The method {name!r} has no --{stray[0]}. It has: {', '.join(SETTINGS[name])}.")
     if "largest" in given:
-        given = {**given, "largest": _eps("largest", given["largest"])}
+        given = {**given, "largest": options.eps_of("largest", given["largest"])}
     from trustsnn.defenses.certify import Rate, Smoothing, Verified
 
     if name in ("smoothing", "rate"):
         return (Smoothing if name == "smoothing" else Rate)(**given, seed=seed)
     return Verified(method=name, **given)
-
-
-def _eps(option: str, text: str) -> float:
-    from trustsnn.runners.config import parse_eps
-
-    try:
-        return parse_eps(text)
-    except ValueError as error:
-        raise ConfigError(f"--{option}: {error}") from error
 
 
 def _certify(chosen: Method, sources: Any, samples: int, seed: int, radii: list[float] | None, out: Path, quiet: bool) -> None:

@@ -29,7 +29,7 @@ def energy(
         typer.Option("--fail-over-energy-ratio", help="Exit with 1 if an attack raises the energy by more than this factor."),
     ] = None,
     seed: options.SeedOption = 0,
-    weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    weights: options.WeightsOption = None,
     key_file: KeyFileOption = None,
     key_env: KeyEnvOption = None,
     passphrase_env: PassphraseEnvOption = None,
@@ -44,14 +44,19 @@ def energy(
     options.prepare(threads)
     from trustsnn.attacks.estimators import estimator as find_estimator
     from trustsnn.attacks.integrity import Sponge
-    from trustsnn.cli.certify import _eps
     from trustsnn.reports.energy import lines
     from trustsnn.runners.energy import energy as run_energy
     from trustsnn.runners.resolve import resolve_data, resolve_model
 
     found: Any = resolve_model(opened(model, key, weights), weights)
     taken = resolve_data(data, found.spec, root=data_root, download=download)
-    settings: dict[str, Any] = {"eps": _eps("eps", eps), "norm": norm, "steps": steps, "keep_label": keep_label, "seed": seed}
+    settings: dict[str, Any] = {
+        "eps": options.eps_of("eps", eps),
+        "norm": norm,
+        "steps": steps,
+        "keep_label": keep_label,
+        "seed": seed,
+    }
     settings["estimator"] = find_estimator(estimator) if estimator else None
     attacks = [Sponge(aim=aim, **settings) for aim in ("energy", "latency")] if attack or fail_over is not None else []
     done = run_energy(

@@ -35,7 +35,7 @@ def integrity(
         int | None, typer.Option("--fail-under-flips", help="Exit with 1 if fewer flips make the model guess.")
     ] = None,
     seed: options.SeedOption = 0,
-    weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
+    weights: options.WeightsOption = None,
     key_file: KeyFileOption = None,
     key_env: KeyEnvOption = None,
     passphrase_env: PassphraseEnvOption = None,

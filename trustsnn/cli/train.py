@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trustsnn.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -37,6 +39,7 @@ SmoothingOption = Annotated[float, typer.Option(help="In [0, 1).")]
 AugmentOption = Annotated[str, typer.Option(help="none, shift or shift-flip.")]
 ChannelsOption = Annotated[float, typer.Option(help="Multiplies channels and hidden units.")]
 SeedOption = Annotated[int, typer.Option(help="Of weights, order and draws.")]
+WeightsOption = Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; all by default.")]
 
 
@@ -217,6 +220,16 @@ def training_settings(given: dict[str, Any]) -> dict[str, Any]:
 def folder(*parts: str) -> Path:
     """The checkpoint folder of a recipe by default, from its name and what it trains on what."""
     return Path("models") / "-".join(part.replace("/", "-").replace(":", "-") for part in parts)
+
+
+def eps_of(option: str, text: str) -> float:
+    """The radius that an option holds, a number or a fraction."""
+    from trustsnn.runners.config import parse_eps
+
+    try:
+        return parse_eps(text)
+    except ValueError as error:
+        raise ConfigError(f"--{option}: {error}") from error
 
 
 def prepare(threads: int | None) -> None:

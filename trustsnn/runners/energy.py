@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,9 @@ from trustsnn.files import write_text
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.energy import FORMAT, page
 from trustsnn.runners.environment import environment
+from trustsnn.runners.judged import Judged
 from trustsnn.runners.resolve import fit
 from trustsnn.runners.subject import data_record, model_record
-
-
-@dataclass(frozen=True)
-class Energy:
-    """What came out: the content of energy.json, the page, and 0, or 1 where the gate failed."""
-
-    record: dict[str, Any]
-    report: Path
-    exit_code: int
 
 
 def energy(
@@ -49,7 +41,7 @@ def energy(
     fail_over: float | None = None,
     seed: int = 0,
     told: Callable[[str], None] = lambda line: None,
-) -> Energy:
+) -> Judged:
     """Count the operations of `model` on `data`, price them, run the attacks, and write energy.json and energy.html.
 
     Args:
@@ -96,7 +88,7 @@ def energy(
     write_text(out / "energy.html", page(record))
     write_text(out / "energy.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     failed = record["gate"] is not None and not record["gate"]["holds"]
-    return Energy(record, out / "energy.html", int(failed))
+    return Judged(record, out / "energy.html", int(failed))
 
 
 def _layers(counts: Counts) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from trustsnn.files import write_text
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.integrity import FORMAT, page
 from trustsnn.runners.environment import environment
+from trustsnn.runners.judged import Judged
 from trustsnn.runners.resolve import fit
 from trustsnn.runners.subject import data_record, model_record
 from trustsnn.training import accuracy
@@ -64,19 +65,10 @@ class Plan:
             )
 
 
-@dataclass(frozen=True)
-class Integrity:
-    """What came out: the content of integrity.json, the page, and 0, or 1 where the gate failed."""
-
-    record: dict[str, Any]
-    report: Path
-    exit_code: int
-
-
 def integrity(
     model: nn.Module, known: Dataset, held_out: Dataset, out: Path, plan: Plan | None = None, *, seed: int = 0,
     told: Callable[[str], None] = lambda line: None,
-) -> Integrity:  # fmt: skip
+) -> Judged:  # fmt: skip
     """Run a plan on `model` and write integrity.json and integrity.html. The search reads `known`; every figure is of `held_out`.
 
     Raises:
@@ -118,7 +110,7 @@ def integrity(
     failed = record["gate"] is not None and not record["gate"]["holds"]
     write_text(out / "integrity.html", page(record))
     write_text(out / "integrity.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return Integrity(record, out / "integrity.html", int(failed))
+    return Judged(record, out / "integrity.html", int(failed))
 
 
 def _bit_flips(

@@ -1,0 +1,16 @@
+"""What a command leaves that counts and holds one gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The content of the JSON file, the page, and 0, or 1 where the gate failed."""
+
+    record: dict[str, Any]
+    report: Path
+    exit_code: int
