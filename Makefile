@@ -11,7 +11,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow test-peer lint types docs bench results-attacks results-core results-hardening clean
+.PHONY: audit test test-slow test-peer lint types docs bench results-attacks results-core results-hardening results-hardware clean
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -72,10 +72,12 @@ results-core: $(BENCH)/.installed
 		--augment shift-flip --steps 4,8,16 --json runs/core/calibration-cifar10.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json runs/core/calibration-mnist.json
 	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --json runs/core/hybrid-mnist.json
+	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --data cifar10 --network vgg9 --channels 0.5 --train 0 --epochs 10 \
+		--augment shift-flip --steps 2,4 --json runs/core/hybrid-cifar10.json
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --alone 0.3 --json runs/core/sparse.json
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --channels 1 --sparsities 0.95,0.98 --methods gradr,magnitude \
 		--json runs/core/sparse-all.json
-	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --seeds 2 --json runs/core/onestep-mnist.json
+	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --train 60000 --test 10000 --epochs 3 --seeds 2 --json runs/core/onestep-mnist.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --data cifar10 --train 3000 --epochs 5 --batch 64 --seeds 1 \
 		--json runs/core/onestep-cifar10.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --network onestep-rnn --channels 0.5 --train 1000 --test 1000 --seeds 1 \
@@ -106,6 +108,15 @@ $(BIN)/pip:
 $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements.lock $(SOURCES)
 	$(INSTALL) $(EDITABLE) .
 	@touch $@
+
+# Hours on two cores; goes on where a killed one stopped.
+results-hardware: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json runs/hardware/twins-mnist.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --json runs/hardware/twins-cifar10.json
+	for name in integrity energy peer_models; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardware/$$name.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/table.py hardware
 
 # torchattacks goes in last and without its dependencies: it claims an old requests and torchvision, and imports neither.
 $(VENV)/.dev: $(VENV)/.installed

@@ -64,6 +64,7 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
                 "calibration-cifar10",
                 "calibration-mnist",
                 "hybrid-mnist",
+                "hybrid-cifar10",
                 "sparse",
                 "sparse-all",
             ),
@@ -86,6 +87,17 @@ what was expected, is in [core-findings.md](core-findings.md).
 
 Made by `make results-hardening`; {_COMMANDS} A figure stands with its count and its 95 % interval. What the tables say, read against
 what was expected, is in [hardening-findings.md](hardening-findings.md).
+""",
+    ),
+    "hardware": Document(
+        Path("runs/hardware"),
+        ("twins-mnist", "twins-cifar10", "integrity", "energy", "peer_models"),
+        f"""# Hardware, energy, foreign models
+
+{{machine}}
+
+Made by `make results-hardware`; {_COMMANDS} A twin is a model of a chip and no chip. A figure stands with its count and its 95 % interval
+where it is of one network; over chips, the median and the range of those tried.
 """,
     ),
 }
