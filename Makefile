@@ -98,6 +98,15 @@ results-hardening: $(BENCH)/.installed
 	done
 	$(BENCH)/bin/python benchmarks/table.py hardening
 
+# Hours on two cores; goes on where a killed one stopped.
+results-hardware: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json runs/hardware/twins-mnist.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --json runs/hardware/twins-cifar10.json
+	for name in integrity energy peer_models; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardware/$$name.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/table.py hardware
+
 clean:
 	rm -rf $(VENV) $(BENCH) build site *.egg-info
 
@@ -108,15 +117,6 @@ $(BIN)/pip:
 $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements.lock $(SOURCES)
 	$(INSTALL) $(EDITABLE) .
 	@touch $@
-
-# Hours on two cores; goes on where a killed one stopped.
-results-hardware: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json runs/hardware/twins-mnist.json
-	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --json runs/hardware/twins-cifar10.json
-	for name in integrity energy peer_models; do \
-		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardware/$$name.json || exit 1; \
-	done
-	$(BENCH)/bin/python benchmarks/table.py hardware
 
 # torchattacks goes in last and without its dependencies: it claims an old requests and torchvision, and imports neither.
 $(VENV)/.dev: $(VENV)/.installed
