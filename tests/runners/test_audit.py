@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -147,7 +148,8 @@ def test_a_run_killed_three_times_ends_as_an_unbroken_one(checkpoint, tmp_path, 
 def test_ctrl_c_keeps_what_is_done_and_exits_incomplete(checkpoint, tmp_path):
     out = tmp_path / "run"
     long = [*command(checkpoint, out), "--attacks", "pgd", "--eps", ",".join(f"{eps / 200}" for eps in range(1, 41))]
-    process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf to Ctrl-C
+    process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
     while not (out / "cells.jsonl").exists():
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
