@@ -283,6 +283,7 @@ class Own(nn.Module):
     ("fault", "found"), [("state", "contract-repeat"), ("noise", "contract-repeat"), ("masked", "zero-gradient")]
 )
 def test_an_evaluation_that_cannot_be_trusted_is_inconclusive(fault, found, tmp_path):
+    torch.manual_seed(0)
     model = trustsnn.wrap(Own(fault), time_steps=1)
     run = trustsnn.audit(model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
     assert (run.verdict, run.exit_code) == ("inconclusive", 3)
@@ -290,6 +291,7 @@ def test_an_evaluation_that_cannot_be_trusted_is_inconclusive(fault, found, tmp_
 
 
 def test_a_sound_foreign_module_passes(tmp_path):
+    torch.manual_seed(0)
     run = trustsnn.audit(trustsnn.wrap(Own(), time_steps=1), "digits", out=tmp_path / "run", **QUICK)
     assert (run.verdict, run.findings) == ("pass", [])
 
