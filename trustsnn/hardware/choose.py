@@ -25,7 +25,7 @@ def twin(name: str, **settings: Any) -> Twin:
 
 
 def parse(text: str) -> tuple[Twin, ...]:
-    """The twins of a line such as "loihi", "pcm@1month" or "pcm@1month+adc:bits=8", which make one chip together.
+    """The twins of a line such as "loihi", "pcm@1month" or "pcm@1month+adc:output_bits=8", which make one chip together.
 
     What follows an @ is the time since the weights were programmed: a number of s, min, h, day, week, month (30 days) or year.
     """

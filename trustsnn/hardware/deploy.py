@@ -44,7 +44,7 @@ def deploy(network: SpikingNetwork, twins: Sequence[Twin], chip: Chip | None = N
         layers._modules.popitem()  # what comes behind the spikes that are the output
     sensors = [sensor for twin in twins if (sensor := twin.sensor(network.spec, chip)) is not None]
     stochastic = network.spec.stochastic or any(isinstance(module, Drawn) for module in [*layers.modules(), *sensors])
-    deployed = SpikingNetwork(layers, replace(network.spec, stochastic=stochastic), network.architecture)
+    deployed = SpikingNetwork(layers, replace(network.spec, stochastic=stochastic), {"name": "chip", "of": network.architecture})
     deployed.memory = network.memory
     if sensors:
         deployed.sensor = nn.Sequential(*sensors).to(next(network.parameters()).device)

@@ -56,9 +56,11 @@ def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
 
 def _correct(job: Job, model: nn.Module, x: Tensor) -> int:
     """How many of the samples `x` the model classifies correctly."""
+    y = torch.tensor(job.data.labels)
     found = 0
     with frozen(model):
-        for start, (_, y, ids) in zip(range(0, len(x), job.batch), _batches(job), strict=True):
-            draws = Draws(job.config.seed, "predict", ids) if is_stochastic(model) else None
-            found += int((predict(model, x[start : start + len(y)], draws).argmax(1) == y).sum())
+        for start in range(0, len(x), job.batch):
+            rows = slice(start, start + job.batch)
+            draws = Draws(job.config.seed, "predict", tuple(job.data.ids[rows])) if is_stochastic(model) else None
+            found += int((predict(model, x[rows], draws).argmax(1) == y[rows]).sum())
     return found
