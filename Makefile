@@ -11,7 +11,7 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow test-peer lint types docs bench results-attacks results-core results-hardening results-hardware clean
+.PHONY: audit test test-slow test-peer lint types docs bench results-attacks results-core results-hardening results-hardware results-leakage clean
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -25,10 +25,11 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) -m slow
 
-# Against other frameworks, in the environment of the benchmarks.
+# Against other frameworks, in the environment of the benchmarks, which has none of what other tests import.
 test-peer: $(BENCH)/.installed
 	$(INSTALL_BENCH) pytest
-	$(BENCH)/bin/python -m pytest -m peer
+	$(INSTALL_BENCH) --no-deps neurobench==2.3.0
+	$(BENCH)/bin/python -m pytest -m peer -rs $$(grep -rl 'pytest.mark.peer' tests --include='*.py')
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -102,10 +103,20 @@ results-hardening: $(BENCH)/.installed
 results-hardware: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json runs/hardware/twins-mnist.json
 	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --json runs/hardware/twins-cifar10.json
-	for name in integrity energy peer_models; do \
+	for name in chips integrity energy peer_models; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardware/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py hardware
+
+# Hours on two cores; goes on where a killed one stopped.
+results-leakage: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --json runs/leakage/membership-mnist.json
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --data cifar10 --label-noise 0 --stop-at 0.9 \
+		--json runs/leakage/membership-cifar10.json
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --private --epochs 20 --json runs/leakage/membership-private.json
+	$(BENCH)/bin/python benchmarks/gradients.py --threads 1 --json runs/leakage/gradients.json
+	$(BENCH)/bin/python benchmarks/backdoor.py --threads 1 --json runs/leakage/backdoor.json
+	$(BENCH)/bin/python benchmarks/table.py leakage
 
 clean:
 	rm -rf $(VENV) $(BENCH) build site *.egg-info

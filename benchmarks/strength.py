@@ -36,7 +36,7 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.runners.config import parse_eps
 from trustsnn.statistics import proportion
 
-EPS = {("mnist", "linf"): "0.07,0.1,0.15", ("cifar10", "linf"): "1/255,2/255,4/255"}
+EPS = {("mnist", "linf"): "0.07,0.1,0.15", ("cifar10", "linf"): "2/255,4/255,8/255"}
 EPS |= {("mnist", "l2"): "1,1.5,2", ("cifar10", "l2"): "0.05,0.1,0.2"}
 LAST = "snn-autoattack, full"
 Correct = NDArray[np.bool_]

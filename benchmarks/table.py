@@ -91,13 +91,23 @@ what was expected, is in [hardening-findings.md](hardening-findings.md).
     ),
     "hardware": Document(
         Path("runs/hardware"),
-        ("twins-mnist", "twins-cifar10", "integrity", "energy", "peer_models"),
+        ("twins-mnist", "twins-cifar10", "chips", "integrity", "energy", "peer_models"),
         f"""# Hardware, energy, foreign models
 
 {{machine}}
 
 Made by `make results-hardware`; {_COMMANDS} A twin is a model of a chip and no chip. A figure stands with its count and its 95 % interval
 where it is of one network; over chips, the median and the range of those tried.
+""",
+    ),
+    "leakage": Document(
+        Path("runs/leakage"),
+        ("membership-mnist", "membership-cifar10", "membership-private", "gradients", "backdoor"),
+        f"""# Leakage
+
+{{machine}}
+
+Made by `make results-leakage`; {_COMMANDS} A figure stands with its count or its 95 % interval.
 """,
     ),
 }

@@ -104,7 +104,7 @@ def _panel(
 ) -> None:
     eps = [point["eps"] for point in points]
     right = max(eps, default=0.0) or 1.0
-    labelled = _apart(sorted(set(eps)), room * right)
+    labelled = apart(sorted(set(eps)), room * right)
     line = steps or points
     at = [point["eps"] for point in line]
     value, low, high = ([100 * point[name] for point in line] for name in ("value", "low", "high"))
@@ -152,7 +152,7 @@ def _panel(
     axis.tick_params(length=0, labelcolor=MUTED, pad=6)
 
 
-def _apart(places: Sequence[float], least: float) -> list[float]:
+def apart(places: Sequence[float], least: float) -> list[float]:
     """Of the sorted `places` as many as stand `least` apart, the first and the last among them."""
     kept = list(places[-1:])
     for place in reversed(places[1:-1]):

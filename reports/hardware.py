@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trustsnn.reports.record import Json, Record, kind
 
 
@@ -11,7 +13,8 @@ def on_hardware(record: Record, lines: dict[str, Json], status: dict[str, str]) 
     `median` and `worst` are the accuracy of the median chip and of the worst, `chips` those of all in ascending order, each with the
     Wilson interval over the samples. `over_chips` is the 95 % interval of the median over chips of that kind (order statistics; None
     for fewer than six chips). `network` is the network itself on the same samples. `maker` says what adversarial samples were made on:
-    the network, or the first chip, whose own accuracy is then `maker_accuracy` and which is not among `chips`.
+    the network, or the first chip, whose own accuracy is then `maker_accuracy` and which is not among `chips`. `time` is that since the
+    weights were programmed, in seconds, where the chips age.
     """
     from trustsnn.statistics import median, proportion
 
@@ -22,6 +25,7 @@ def on_hardware(record: Record, lines: dict[str, Json], status: dict[str, str]) 
         row: Json = {"twin": cell["twin"]["line"], "maker": cell["twin"]["maker"], "threat": cell["threat"], "cell": key}
         row |= {
             "status": status[key],
+            "time": _time(cell["twin"]),
             "median": None,
             "worst": None,
             "network": None,
@@ -44,3 +48,11 @@ def on_hardware(record: Record, lines: dict[str, Json], status: dict[str, str]) 
                 row["over_chips"] = {"low": middle.low, "high": middle.high} if middle.high <= 1 else None
         rows.append(row)
     return rows
+
+
+def _time(twin: Json) -> float | None:
+    parts = twin.get("parts")
+    times = [part["time"] for part in parts if isinstance(part, dict) and "time" in part] if isinstance(parts, list) else []
+    time = times[0] if len(times) == 1 else None
+    known = isinstance(time, int | float) and not isinstance(time, bool) and math.isfinite(time) and time >= 0
+    return time if known else None

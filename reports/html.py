@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trustsnn.reports import charts, limits, wording
+from trustsnn.reports.drift import by_time, drift
 from trustsnn.reports.gates import parse
 from trustsnn.reports.pictures import gallery
 from trustsnn.reports.record import Json, Record, is_attack, is_clean, kind
@@ -34,6 +35,7 @@ def page(record: Record, summary: Json) -> str:
         findings=[{**finding, "threat": record.plan[finding["cell"]]["threat"]} for finding in summary["findings"]],
         checked=limits.checked(record),
         unchecked=limits.unchecked(record),
+        drifts=_drifts(summary),
         shift=_shift(summary),
         rows=_rows(record, summary),
         ensembles=_ensembles(summary),
@@ -154,6 +156,16 @@ def _galleries(record: Record, summary: Json) -> list[dict[str, Any]]:
                     "pictures": pictures,
                 }
             )
+    return found
+
+
+def _drifts(summary: Json) -> list[dict[str, Any]]:
+    from markupsafe import Markup
+
+    found = []
+    for place, (name, rows) in enumerate(by_time(summary["hardware"]).items()):
+        wide, narrow = (Markup(drift(rows, width, f"drift-{place}-{width}")) for width in (_WIDE, _NARROW))
+        found.append({"kind": name, "wide": wide, "narrow": narrow})
     return found
 
 

@@ -10,6 +10,7 @@ from trustsnn.reports.lines import lines as drawn
 from trustsnn.reports.wording import estimator_text, percent, range_text
 
 FORMAT = "trustsnn-integrity/1"
+_GROUPS = ("neuron", "synapse")
 _NAMES = {"model": "the model", "twin": "its ANN twin"}
 
 
@@ -18,10 +19,11 @@ def page(record: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     charts = {name: Markup(svg) for name, svg in _charts(record).items()}
+    kinds = {group: [each["kind"] for each in record["faults"] if each["kind"].startswith(group)] for group in _GROUPS}
     sensitive = sorted(record["by_layer"], key=lambda row: row["mean"]["value"])
     return render(
         "integrity.html.j2", record=record, charts=charts, sensitive=sensitive, sentences=sentences(record),
-        searches=searches(record), band=band, worst=worst, estimator_text=estimator_text,
+        searches=searches(record), band=band, worst=worst, harmful=harmful, kinds=kinds, estimator_text=estimator_text,
     )  # fmt: skip
 
 
@@ -29,7 +31,8 @@ def lines(record: dict[str, Any]) -> list[str]:
     """The record as lines for a terminal."""
     found = [f"clean: {_figure(record['clean'])}", *sentences(record)]
     for entry in record["faults"]:
-        found.append(f"{entry['kind']}, {entry['bands'][-1]['count']} of {entry['sites']:,}: {band(entry['bands'][-1])}")
+        shown = harmful(entry["bands"], record["clean"]["value"]) or entry["bands"][-1]
+        found.append(f"{entry['kind']}, {shown['count']:,} of {entry['sites']:,}: {band(shown)}")
     for row in sorted(record["by_layer"], key=lambda row: row["mean"]["value"])[:5]:
         found.append(f"{row['kind']}, {row['count']} of {row['sites']:,} in {row['layer']} alone: {band(row)}")
     for row in record["tampering"]:
@@ -87,6 +90,11 @@ def band(row: dict[str, Any]) -> str:
     )
 
 
+def harmful(bands: list[dict[str, Any]], clean: float) -> dict[str, Any] | None:
+    """The first number of faults tried whose mean costs more than a tenth of the accuracy, None where none does."""
+    return next((each for each in bands if each["mean"]["value"] < 0.9 * clean), None)
+
+
 def worst(row: dict[str, Any]) -> dict[str, Any]:
     """The point of a sweep that leaves least."""
     least: dict[str, Any] = min(row["points"], key=lambda point: point["value"])
@@ -104,7 +112,7 @@ def _charts(record: dict[str, Any]) -> dict[str, str]:
         series = [_points(_NAMES[name], enumerate(result["accuracy"])) for name, result in searches(record)]
         series.append(_bands("at random", record["bit_flips"]["random"]))
         found["flips"] = drawn(series, chance, "flipped bits", "flips")
-    for group in ("neuron", "synapse"):
+    for group in _GROUPS:
         series = [
             _bands(each["kind"].removeprefix(f"{group}-"), each["bands"])
             for each in record["faults"]

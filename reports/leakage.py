@@ -16,6 +16,8 @@ FORMAT = "trustsnn-leakage/1"
 ROUTES = {
     "ann": ("ReLU", "a ReLU network with its weights"),
     "snn": ("spikes", "its spikes, by a surrogate gradient over all steps"),
+    "trains": ("spike trains (BrainLeaks v1)", "spike trains that take the place of its encoder's"),
+    "rates": ("rates (BrainLeaks v2)", "the rates of spike trains that take the place of its encoder's"),
 }
 _TEMPLATES = Path(__file__).parent / "templates"
 

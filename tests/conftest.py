@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,27 @@ def digits_model(digits_train):
 def poisson_model(digits_train):
     """The same with Poisson coding: stochastic. Do not change it."""
     return _trained(digits_train, "poisson")
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path):
+    """A function that runs a command in `tmp_path`, in this process for speed: its output, or the error that it ends with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # typer's own, of click
+        from typer.testing import CliRunner
+
+        from trustsnn.cli.main import app
+    from trustsnn.errors import TrustSNNError
+
+    for setting in ("keep_freed_memory", "sleep_while_waiting"):
+        monkeypatch.setattr(f"trustsnn.process.{setting}", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments, text=None):
+        done = CliRunner().invoke(app, [str(each) for each in arguments], input=text)
+        if isinstance(done.exception, TrustSNNError):
+            raise done.exception
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done
+
+    return invoke

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trustsnn.errors import ModelContractError
+from trustsnn.models.spec import Trace
 from trustsnn.neurons.estimator import follow, mean_over_time
 from trustsnn.rng import Draws
 
@@ -143,19 +144,26 @@ class Observation:
     spikes: dict[str, tuple[int, int]]
 
 
+def unrolled(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Iterator[tuple[slice, Trace]]:
+    """The rows of each block of `x` with the trace of their forward pass, without gradients. Call inside `frozen(model)`."""
+    unroll: Any = model.unroll
+    with torch.no_grad():
+        for rows, block, here in _blocks(model, x, draws):
+            trace = unroll(block, here) if is_stochastic(model) else unroll(block)
+            count = rows.stop - rows.start
+            counts = {name: counts[:count] for name, counts in trace.spike_counts.items()}
+            yield rows, replace(trace, logits=trace.logits[:, :count], spike_counts=counts, membrane=trace.membrane[:, :count])
+
+
 def observe(model: nn.Module, x: Tensor, draws: Draws | None = None) -> Observation:
     """Logits and spike counts per layer, without gradients. Call inside `frozen(model)`."""
-    unroll: Any = getattr(model, "unroll", None)
-    if unroll is None:
+    if getattr(model, "unroll", None) is None:
         return Observation(predict(model, x, draws), {})
     logits: list[Tensor] = []
     spikes: dict[str, tuple[int, int]] = {}
-    with torch.no_grad():
-        for rows, block, here in _blocks(model, x, draws):
-            count = rows.stop - rows.start
-            trace = unroll(block, here) if is_stochastic(model) else unroll(block)
-            logits.append(mean_over_time(trace.logits)[:count])
-            for name, counts in trace.spike_counts.items():
-                fired, places = spikes.get(name, (0, 0))
-                spikes[name] = fired + int(counts[:count].sum(dtype=torch.float64)), places + counts[:count].numel() * trace.steps
+    for _, trace in unrolled(model, x, draws):
+        logits.append(mean_over_time(trace.logits))
+        for name, counts in trace.spike_counts.items():
+            fired, places = spikes.get(name, (0, 0))
+            spikes[name] = fired + int(counts.sum(dtype=torch.float64)), places + counts.numel() * trace.steps
     return Observation(torch.cat(logits), spikes)

@@ -209,7 +209,9 @@ def _manifest_text(files: dict[str, str]) -> str:
 
 
 def _is_pickle(content: bytes) -> bool:
-    return content.startswith(_PICKLE_STARTS)
+    """Whether a file begins as a pickle or torch's archive of one. A safetensors file may begin with the same byte, the lowest of its header's
+    length; its header follows after 8 bytes."""
+    return content.startswith(_PICKLE_STARTS) and content[8:9] != b"{"
 
 
 def _pickle_message(path: Path) -> str:
@@ -222,7 +224,7 @@ def _pickle_message(path: Path) -> str:
 def _refuse_pickles(path: Path) -> None:
     if path.is_file():
         with open(path, "rb") as stream:
-            start = stream.read(4)
+            start = stream.read(9)
         if _is_pickle(start):
             raise UnsafeArtifactError(_pickle_message(path))
         raise ConfigError(f"Expected a checkpoint folder, got the file {path}.")

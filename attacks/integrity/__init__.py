@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from trustsnn.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from trustsnn.attacks.integrity.backdoor import poisoned, success, triggered
     from trustsnn.attacks.integrity.bitflips import BitFlips, BitFlipSearch, random_flips
     from trustsnn.attacks.integrity.faults import FAULTS, fault_curve
+    from trustsnn.attacks.integrity.scan import Scan
     from trustsnn.attacks.integrity.sponge import Sponge
     from trustsnn.attacks.integrity.tampering import parameter_sweep
+    from trustsnn.attacks.integrity.triggers import TRIGGERS, trigger
 
 _lazy = lazy_names(
     __name__,
@@ -18,14 +21,23 @@ _lazy = lazy_names(
         "FAULTS": "faults",
         "BitFlipSearch": "bitflips",
         "BitFlips": "bitflips",
+        "Scan": "scan",
         "Sponge": "sponge",
+        "TRIGGERS": "triggers",
         "fault_curve": "faults",
         "parameter_sweep": "tampering",
+        "poisoned": "backdoor",
         "random_flips": "bitflips",
+        "success": "backdoor",
+        "trigger": "triggers",
+        "triggered": "backdoor",
     },
 )
 
-__all__ = ["FAULTS", "BitFlipSearch", "BitFlips", "Sponge", "fault_curve", "parameter_sweep", "random_flips"]
+__all__ = [
+    "FAULTS", "TRIGGERS", "BitFlipSearch", "BitFlips", "Scan", "Sponge", "fault_curve", "parameter_sweep", "poisoned", "random_flips", "success",
+    "trigger", "triggered",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,26 @@ from typing import Any
 
 from scipy.stats import t
 
+from trustsnn.errors import ConfigError
 from trustsnn.statistics import Figure, wilson_of_mean
+
+Amount = int | float
+"""A whole number of faults, or a share in [0, 1] of what there is: 1 is one fault, 1.0 are all."""
+
+SHARES: tuple[Amount, ...] = (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def numbers(amounts: Sequence[Amount], of: int) -> list[int]:
+    """The amounts as numbers of `of` places, ascending and each once; a share above 0 is at least one, and none is more than all.
+
+    Raises:
+        ConfigError: no amounts, a number below 0, or a share that is not in [0, 1].
+    """
+    good = [0 <= each <= (1 if isinstance(each, float) else math.inf) for each in amounts]
+    if not good or not all(good):
+        raise ConfigError(f"Expected numbers of faults of at least 0, or shares in [0, 1] such as 0.01, got {list(amounts)}.")
+    found = [each if isinstance(each, int) else max(round(each * of), int(each > 0)) for each in amounts]
+    return sorted({min(each, of) for each in found})
 
 
 @dataclass(frozen=True)

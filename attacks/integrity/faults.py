@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trustsnn.attacks.integrity.bands import Band, by_count
+from trustsnn.attacks.integrity.bands import Amount, Band, by_count, numbers
 from trustsnn.attacks.integrity.search import drawn_places, weight_matrices
 from trustsnn.blocks import frozen
 from trustsnn.data import Dataset
@@ -188,13 +188,13 @@ def _write(network: nn.Module, tensor: str, places: Tensor, values: Tensor) -> C
 
 
 def fault_curve(
-    network: SpikingNetwork, data: Dataset, kind: str, counts: Sequence[int], *, seeds: int = 5, layer: str | None = None
+    network: SpikingNetwork, data: Dataset, kind: str, counts: Sequence[Amount], *, seeds: int = 5, layer: str | None = None
 ) -> tuple[Band, ...]:
     """The accuracy on `data` under each number of faults of one kind, for each seed, which draws where they are and their values. Those
     of a smaller number are among those of a larger one. `network` is as before afterwards.
 
     Args:
-        counts: numbers of faults; those above the number of places count as that.
+        counts: numbers of faults, or as floats shares of the places; those above the number of places count as that.
         layer: where the faults are: a layer of neurons, or a weight. Anywhere by default.
 
     Raises:
@@ -204,18 +204,18 @@ def fault_curve(
     if layer is not None and layer not in where:
         raise ConfigError(f"There is no {layer!r} that a fault {kind!r} could befall. There are: {', '.join(where)}.")
     where = where if layer is None else {layer: where[layer]}
-    counts = sorted({min(count, sum(where.values())) for count in counts})
-    if seeds < 1 or not counts or counts[0] < 0:
-        raise ConfigError(f"Expected at least 1 seed and numbers of faults of at least 0, got {seeds} and {list(counts)}.")
+    if seeds < 1:
+        raise ConfigError(f"Expected at least 1 seed of faults, got {seeds}.")
+    tried = numbers(counts, sum(where.values()))
     columns = []
     for seed in range(seeds):
-        places, values = _drawn(network, kind, where, counts[-1], stream(seed, f"faults/{kind}/{layer}"))
+        places, values = _drawn(network, kind, where, tried[-1], stream(seed, f"faults/{kind}/{layer}"))
         column = list[Figure]()
-        for count in counts:
+        for count in tried:
             with injected(network, kind, places[:count], values[:count]):
                 column.append(accuracy(network, data, seed=seed))
         columns.append(column)
-    return by_count(counts, columns)
+    return by_count(tried, columns)
 
 
 def _drawn(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trustsnn.attacks.estimators import estimator
-from trustsnn.attacks.leakage import ClassRepresentation, Judge
+from trustsnn.attacks.leakage import BrainLeaksV1, BrainLeaksV2, ClassRepresentation, Judge
 from trustsnn.attacks.twin import ann_twin
 from trustsnn.blocks import frozen, predict
 from trustsnn.checkpoint import model_hash
@@ -153,3 +153,47 @@ def test_mistakes_have_one_message(digits_model, poisson_model, classifier, judg
         class_leakage({"it": classifier}, classifier, digits_test, tmp_path)
     with pytest.raises(ConfigError, match="at least 1 image a class"):
         class_leakage({"it": digits_model}, classifier, digits_test, tmp_path, images=0)
+
+
+@pytest.mark.parametrize("attack", [BrainLeaksV1(), BrainLeaksV2(iterations=20)])
+def test_brainleaks_climbs_a_class_by_spike_trains(poisson_model, attack):
+    """What comes of it, given as rates to the network, has more of its class than where it began."""
+    found = attack.run(poisson_model, CLASSES)
+    assert found.images.shape == (40, 1, 8, 8)
+    assert 0 <= float(found.images.min()) < float(found.images.max()) <= 1
+    assert not found.zero_gradient.all()
+    wanted = torch.tensor(CLASSES)
+    draws = Draws(0, "check", tuple(map(str, range(40))))
+    with frozen(poisson_model):
+        start = torch.zeros(40, 1, 8, 8) if attack.route == "trains" else draws.uniform((1, 8, 8))
+        before, after = (
+            torch.softmax(predict(poisson_model, x, draws), 1).gather(1, wanted[:, None]) for x in (start, found.images)
+        )
+    assert float(after.mean()) > float(before.mean()) + 0.2
+    assert torch.equal(attack(poisson_model, CLASSES[4:8]), found.images[4:8])  # a class does not depend on the others
+    assert not torch.equal(replace(attack, seed=1)(poisson_model, CLASSES), found.images)
+
+
+def test_brainleaks_v1_equals_its_written_out_reference():
+    """Two iterations on a network of one linear layer, whose gradient is known: softmax' of the mean logits over time."""
+    model = build("mlp", input_shape=(1, 2, 2), classes=3, channels=0.02, steps=2, threshold=0.1, leak=1.0, norm="none").eval()
+    images = BrainLeaksV1(iterations=2)(model, [1])
+    spied = BrainLeaksV1()._attacked(model)
+    x = torch.zeros(1, 2, 1, 2, 2)
+    draws = Draws(0, "brainleaks-v1", ("1-0",))
+    with frozen(model):
+        for iteration in range(2):
+            leaf = x.clone().requires_grad_()
+            torch.log_softmax(spied(leaf), 1)[0, 1].backward()
+            size = leaf.grad.abs()
+            chance = (size - size.min()) / (size.max() - size.min()).clamp_min(1e-30)
+            x = (x + (draws.child("coin", iteration).uniform((2, 1, 2, 2)) < chance) * leaf.grad.sign()).clamp(0, 1)
+    assert torch.equal(images, x.mean(1))
+
+
+def test_brainleaks_names_what_it_cannot_do(poisson_model):
+    for call in (lambda: BrainLeaksV1(iterations=0), lambda: BrainLeaksV2(population=0), lambda: BrainLeaksV2(step=0.0)):
+        with pytest.raises(ConfigError, match="Expected"):
+            call()
+    with pytest.raises(ConfigError, match="trustsnn's layers"):
+        BrainLeaksV1()(ann_twin(poisson_model), [0])

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from trustsnn.attacks.integrity import FAULTS, fault_curve, parameter_sweep
+from trustsnn.attacks.integrity.bands import numbers
 from trustsnn.attacks.integrity.faults import LEAST, MOST, FaultyNeurons, Place, injected, neuron_sizes, sites
 from trustsnn.blocks import frozen
 from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError
 from trustsnn.models import build
 from trustsnn.neurons import Dynamics, SpikingNeuron
+from trustsnn.reports.integrity import lines
+from trustsnn.runners.integrity import Plan, amounts, integrity
 from trustsnn.training import accuracy
 
 
@@ -145,3 +148,34 @@ def test_tampering_scales_one_parameter_of_whole_layers(digits_model, few):
     for arguments in (("weight", (1.0,)), ("leak", (0.0,)), ("leak", ())):
         with pytest.raises(ConfigError):
             parameter_sweep(digits_model, few, *arguments)
+
+
+def test_numbers_of_faults_are_whole_or_shares_of_what_there_is():
+    assert numbers(amounts("64, 0,0.1%,1%,100%"), 3000) == [0, 3, 30, 64, 3000]
+    assert numbers((1, 1.0), 500) == [1, 500]
+    assert numbers((0.001, 9), 7) == [1, 7]
+    for wrong in ((), (-1,), (1.5,), (-0.1,), (float("nan"),)):
+        with pytest.raises(ConfigError, match="shares in"):
+            numbers(wrong, 10)
+    for text in ("1,many", "%", "1.5"):
+        with pytest.raises(ConfigError, match="percentages"):
+            amounts(text)
+    with pytest.raises(ConfigError, match="shares in"):
+        Plan(per_layer=-1)
+
+
+def test_the_default_campaign_goes_from_none_to_all_and_the_report_says_where_it_hurts(digits_model, few, tmp_path):
+    plan = Plan(search=None, twin=False, faults=("neuron-saturated", "synapse-dead"), seeds=2, tampering=False)
+    done = integrity(digits_model, few, few, tmp_path, plan)
+    neurons, synapses = (np.array([band["count"] for band in entry["bands"]]) for entry in done.record["faults"])
+    assert neurons.tolist() == [0, 2, 5, 16, 48, 160, 480, 1600]
+    assert (synapses[0], synapses[-1]) == (0, sum(sites(digits_model, few, "synapse-dead").values()))
+    assert {row["layer"]: row["count"] for row in done.record["by_layer"]}["layers.2"] == 102  # a tenth of 1024
+    page = (tmp_path / "integrity.html").read_text()
+    for entry in done.record["faults"]:
+        means = [band["mean"]["value"] for band in entry["bands"]]
+        assert means[0] == done.record["clean"]["value"]
+        assert means[-1] < 0.4
+        first = next(band for band in entry["bands"] if band["mean"]["value"] < 0.9 * means[0])
+        assert f'number strong">{100 * first["mean"]["value"]:.1f}<' in page
+        assert any(line.startswith(f"{entry['kind']}, {first['count']:,} of {entry['sites']:,}: ") for line in lines(done.record))

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import pytest
 
 import trustsnn
 from trustsnn.checkpoint import model_hash
 from trustsnn.defenses.seal.selective import bits_of
-from trustsnn.errors import ConfigError, TrustSNNError, UnsafeArtifactError
+from trustsnn.errors import ConfigError, UnsafeArtifactError
 from trustsnn.models import build
 from trustsnn.training import TrainConfig, train
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """A function that runs a command in `tmp_path`, in this process for speed: its output, or the error that it ends with."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # typer's own, of click
-        from typer.testing import CliRunner
-
-        from trustsnn.cli.main import app
-    for setting in ("keep_freed_memory", "sleep_while_waiting"):
-        monkeypatch.setattr(f"trustsnn.process.{setting}", lambda: None)
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments, text=None):
-        done = CliRunner().invoke(app, [str(each) for each in arguments], input=text)
-        if isinstance(done.exception, TrustSNNError):
-            raise done.exception
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        return done
-
-    return invoke
 
 
 @pytest.fixture
@@ -46,70 +23,70 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def sealed(model, run, tmp_path):
+def sealed(model, cli, tmp_path):
     """`model` in the folder `sealed`, under `key`, signed with `sign.pem`."""
-    assert run("keygen", "key").exit_code == 0
-    assert run("keygen", "--signing", "sign.pem").exit_code == 0
-    assert run("keygen", "new/key").exit_code == 0
-    done = run("seal", "model", "--out", "sealed", "--key-file", "key", "--sign", "sign.pem")
+    assert cli("keygen", "key").exit_code == 0
+    assert cli("keygen", "--signing", "sign.pem").exit_code == 0
+    assert cli("keygen", "new/key").exit_code == 0
+    done = cli("seal", "model", "--out", "sealed", "--key-file", "key", "--sign", "sign.pem")
     assert done.exit_code == 0
     assert "still in model" in done.output
     return tmp_path / "sealed"
 
 
-def test_seal_verify_unseal(run, sealed, model, tmp_path):
-    signed = run("verify", "sealed", "--public", "sign.pem.pub").output
+def test_seal_verify_unseal(cli, sealed, model, tmp_path):
+    signed = cli("verify", "sealed", "--public", "sign.pem.pub").output
     assert "not opened" in signed
     assert "signed by" in signed
-    both = run("verify", "sealed", "--public", "sign.pem.pub", "--key-file", "key").output
+    both = cli("verify", "sealed", "--public", "sign.pem.pub", "--key-file", "key").output
     assert "each opens with the key" in both
-    assert run("unseal", "sealed", "--out", "plain", "--key-file", "key", "--public", "sign.pem.pub").exit_code == 0
+    assert cli("unseal", "sealed", "--out", "plain", "--key-file", "key", "--public", "sign.pem.pub").exit_code == 0
     for name in ("model.safetensors", "config.json", "manifest.json"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
 
 
-def test_a_sealed_model_is_inspected_audited_and_converted(run, sealed, model, tmp_path):
-    assert f"hash: {model_hash(model)}" in run("inspect", "sealed", "--key-file", "key").output
+def test_a_sealed_model_is_inspected_audited_and_converted(cli, sealed, model, tmp_path):
+    assert f"hash: {model_hash(model)}" in cli("inspect", "sealed", "--key-file", "key").output
     options = ["--data", "digits", "--samples", "8", "--attacks", "fgsm", "--eps", "0.1", "--quiet"]
-    assert run("audit", "sealed", "--key-file", "key", *options, "--out", "run").exit_code in (0, 3)
+    assert cli("audit", "sealed", "--key-file", "key", *options, "--out", "run").exit_code in (0, 3)
     found = json.loads((tmp_path / "run" / "run.json").read_text())
     assert found["model"]["hash"] == model_hash(model)
     assert found["config"]["command"].endswith("--key-file KEY --out RUN")
     assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".safetensors", ".sealed")]
-    again = run("audit", "model", *options, "--out", "run")  # the same run: it is taken up
+    again = cli("audit", "model", *options, "--out", "run")  # the same run: it is taken up
     assert again.exit_code in (0, 3)
 
     trustsnn.save(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, neuron="qcfs", steps=1), tmp_path / "ann")
-    run("seal", "ann", "--out", "ann-sealed", "--key-file", "key")
-    done = run("convert", "ann-sealed", "--key-file", "key", "--data", "digits", "--samples", "8", "--out", "bits")
+    cli("seal", "ann", "--out", "ann-sealed", "--key-file", "key")
+    done = cli("convert", "ann-sealed", "--key-file", "key", "--data", "digits", "--samples", "8", "--out", "bits")
     assert done.exit_code == 0
 
 
-def test_passphrases(run, model, monkeypatch):
+def test_passphrases(cli, model, monkeypatch):
     monkeypatch.setenv("SECRET", "correct horse")
-    assert run("seal", "model", "--out", "one", "--passphrase-env", "SECRET").exit_code == 0
-    assert "each opens" in run("verify", "one", "--passphrase", text="correct horse\n").output
+    assert cli("seal", "model", "--out", "one", "--passphrase-env", "SECRET").exit_code == 0
+    assert "each opens" in cli("verify", "one", "--passphrase", text="correct horse\n").output
     with pytest.raises(UnsafeArtifactError, match="wrong key"):
-        run("verify", "one", "--passphrase", text="wrong\n")
-    assert run("seal", "model", "--out", "two", "--passphrase", text="one\nother\n").exit_code != 0  # not the same twice
+        cli("verify", "one", "--passphrase", text="wrong\n")
+    assert cli("seal", "model", "--out", "two", "--passphrase", text="one\nother\n").exit_code != 0  # not the same twice
 
 
-def test_selective(run, tmp_path, digits_train):
+def test_selective(cli, tmp_path, digits_train):
     network = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.2, steps=2)
     train(network, digits_train, TrainConfig(epochs=3, batch_size=64, learning_rate=5e-3))
     trustsnn.save(network, tmp_path / "conv")
-    run("keygen", "key")
+    cli("keygen", "key")
     options = ["--key-file", "key", "--data", "digits", "--samples", "150"]
-    done = run("seal", "conv", "--out", "sealed", *options, "--selective", "1e-2")
+    done = cli("seal", "conv", "--out", "sealed", *options, "--selective", "1e-2")
     assert done.exit_code == 0
     lines = [line for line in done.output.splitlines() if "of 360 test samples correct without the key (95 % interval" in line]
     assert len(lines) > 2
-    assert "bits, the others plain; each opens" in run("verify", "sealed", "--key-file", "key").output
-    assert f"hash: {model_hash(network)}" in run("inspect", "sealed", "--key-file", "key").output
+    assert "bits, the others plain; each opens" in cli("verify", "sealed", "--key-file", "key").output
+    assert f"hash: {model_hash(network)}" in cli("inspect", "sealed", "--key-file", "key").output
     total = bits_of(network)
     for share, message in ((2.5 / total, "2 bits leave .* Nothing was written"), (0.5 / total, "less than one")):
         with pytest.raises(ConfigError, match=message):
-            run("seal", "conv", "--out", "not", *options, "--selective", share)
+            cli("seal", "conv", "--out", "not", *options, "--selective", share)
     assert not (tmp_path / "not").exists()
 
 
@@ -141,27 +118,27 @@ MISTAKES = {
 
 
 @pytest.fixture
-def others(run, sealed, tmp_path):
+def others(cli, sealed, tmp_path):
     """Keys that do not fit."""
-    run("keygen", "other")
-    run("keygen", "--signing", "other.pem")
+    cli("keygen", "other")
+    cli("keygen", "--signing", "other.pem")
     (tmp_path / "short").write_text("abcdef")
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_error_and_changes_nothing(name, run, others, tmp_path):
+def test_a_mistake_is_one_error_and_changes_nothing(name, cli, others, tmp_path):
     arguments, kind, message = MISTAKES[name]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(kind, match=message) as caught:
-        run(*arguments)
+        cli(*arguments)
     assert caught.value.exit_code == (4 if kind is UnsafeArtifactError else 2)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "x").exists()
 
 
-def test_a_key_that_others_can_read_is_warned_about(run, sealed, tmp_path):
-    assert "warning" not in run("verify", "sealed", "--key-file", "key").stderr
+def test_a_key_that_others_can_read_is_warned_about(cli, sealed, tmp_path):
+    assert "warning" not in cli("verify", "sealed", "--key-file", "key").stderr
     (tmp_path / "key").chmod(0o644)
-    done = run("verify", "sealed", "--key-file", "key")
+    done = cli("verify", "sealed", "--key-file", "key")
     assert "chmod 600" in done.stderr
     assert "warning" not in done.stdout

@@ -145,7 +145,11 @@ def link() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("content", [archive({"../evil": b"x"}), link(), b"no archive", archive({"a": b"x"})[:20]])
+@pytest.mark.parametrize(
+    "content",
+    [archive({"../evil": b"x"}), link(), b"no archive", archive({"a": b"x"})[:20]],
+    ids=["outside", "link", "no archive", "cut short"],  # an archive holds the time at which it was made
+)
 def test_unsafe_and_broken_archives(tmp_path: Path, content: bytes) -> None:
     root = tmp_path / "root"
     root.mkdir()

@@ -11,7 +11,7 @@ import torch
 
 import trustsnn
 from trustsnn.canonical import canonical_json, sha256_of
-from trustsnn.checkpoint import FORMAT, model_hash
+from trustsnn.checkpoint import FORMAT, load_tensors, model_hash
 from trustsnn.errors import ConfigError, RunError, UnsafeArtifactError
 from trustsnn.models import build
 from trustsnn.models.onestep import build_onestep
@@ -187,6 +187,19 @@ def test_a_pickle_is_refused_without_being_read(name, folder, tmp_path, monkeypa
         with pytest.raises(UnsafeArtifactError):
             trustsnn.load(target)
     assert not (tmp_path / "pickle-was-run").exists()
+
+
+def test_a_header_whose_length_ends_in_0x80_is_no_pickle(tmp_path):
+    """The first byte of a pickle is 0x80, and so is that of one in 32 safetensors files, whose header is padded to 8 bytes."""
+    for length in range(1, 400):
+        content = safetensors.torch.save({"x" * length: torch.ones(1)})
+        if content[0] == 0x80:
+            break
+    assert content[0] == 0x80
+    model = torch.nn.Module()
+    model.register_parameter("x" * length, torch.nn.Parameter(torch.zeros(1)))
+    load_tensors(model, content, tmp_path / "model.safetensors")
+    assert model.state_dict()["x" * length].tolist() == [1.0]
 
 
 def test_missing_checkpoints_and_foreign_models(tmp_path):

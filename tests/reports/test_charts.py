@@ -8,7 +8,7 @@ import matplotlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustsnn.reports.charts import _apart, bars, curve
+from trustsnn.reports.charts import apart, bars, curve
 from trustsnn.statistics import proportion
 
 CLEAN = {**proportion(99, 100), "status": "ok"}
@@ -20,7 +20,7 @@ def figures(*sizes, norm="linf"):
 
 @given(st.lists(st.floats(0, 1), unique=True, max_size=12).map(sorted), st.floats(0, 1))
 def test_labels_stand_apart(places, least):
-    kept = _apart(places, least)
+    kept = apart(places, least)
     assert kept[:1] == places[:1]
     assert kept[-1:] == places[-1:]
     assert kept == sorted(set(kept) & set(places))

@@ -13,6 +13,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.hardware.choose import parse, seconds
 from trustsnn.hardware.deploy import deploy
 from trustsnn.hardware.twin import Chip
+from trustsnn.runners import chips
 
 TWIN = "sram:bits=4:ber=0.02"
 SETTINGS = {
@@ -29,18 +30,18 @@ def test_an_audit_on_chips_is_what_each_chip_does(digits_model, digits_test, tmp
     run = trustsnn.audit(digits_model, digits_test, out=tmp_path / "run", **SETTINGS)
     data = digits_test.take(30, 0)
     x, y = map(torch.from_numpy, data.batch(range(30)))
-    chips = [deploy(digits_model, parse(TWIN), Chip(number)) for number in range(7)]
+    specimens = [deploy(digits_model, parse(TWIN), Chip(number)) for number in range(7)]
     attack = PGD(eps=0.15, steps=5)
-    on_network, on_chip = (attack.run(each, x, y, data.ids).adversarial for each in (digits_model, chips[0]))
+    on_network, on_chip = (attack.run(each, x, y, data.ids).adversarial for each in (digits_model, specimens[0]))
     clean, transferred, back = run.hardware
     assert [row["maker"] for row in run.hardware] == [None, "network", "chip"]
-    for row, samples, who in ((clean, x, chips), (transferred, on_network, chips), (back, on_chip, chips[1:])):
+    for row, samples, who in ((clean, x, specimens), (transferred, on_network, specimens), (back, on_chip, specimens[1:])):
         expected = sorted(correct(each, samples, y) for each in who)
         assert [each["successes"] for each in row["chips"]] == expected
         assert row["median"]["successes"] == expected[(len(expected) - 1) // 2]
         assert row["worst"]["successes"] == expected[0]
         assert row["network"]["successes"] == correct(digits_model, samples, y)
-    assert back["maker_accuracy"]["successes"] == correct(chips[0], on_chip, y)
+    assert back["maker_accuracy"]["successes"] == correct(specimens[0], on_chip, y)
     assert len({each["successes"] for each in clean["chips"]}) > 1
     assert clean["over_chips"]["low"] == clean["chips"][0]["value"]
     assert clean["worst"]["value"] < run.clean_accuracy
@@ -61,6 +62,19 @@ def test_chips_change_no_figure_of_the_network_and_a_killed_run_goes_on(digits_m
             trustsnn.audit(digits_model, "digits", out=tmp_path / "broken", **SETTINGS)
     trustsnn.audit(digits_model, "digits", out=tmp_path / "broken", **SETTINGS)
     assert files(tmp_path / "broken") == files(tmp_path / "whole")
+
+
+def test_a_run_deploys_each_chip_once_where_there_is_room(digits_model, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(chips, "deploy", lambda network, twins, chip: made.append(chip.number) or deploy(network, twins, chip))
+    settings = {**SETTINGS, "twins": [TWIN, "sram:bits=4:ber=0.05"]}
+    once = trustsnn.audit(digits_model, "digits", out=tmp_path / "once", **settings)
+    assert sorted(made) == sorted([0, 0, *range(7), *range(7)])  # the plan asks for the first of each kind, before any cell
+    made.clear()
+    monkeypatch.setattr(chips, "KEPT", 0)
+    assert trustsnn.audit(digits_model, "digits", out=tmp_path / "anew", **settings).hardware == once.hardware
+    assert len(made) == 2 * (1 + 3 * 7 + 1)
+    assert once.hardware[0]["chips"] != once.hardware[3]["chips"]
 
 
 def test_samples_that_were_lost_are_made_again(digits_model, tmp_path):

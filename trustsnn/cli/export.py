@@ -1,4 +1,4 @@
-"""`trustsnn export`."""
+"""`trustsnn export`: a model as a NIR file, or an imported one as a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -13,27 +13,40 @@ from trustsnn.errors import ConfigError
 
 def export(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable that makes a network of layers.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write, FILE.nir.")],
-    dt: Annotated[float, typer.Option(help="The time step in seconds; the graph's time constants follow from it.")],
-    format_: Annotated[str, typer.Option("--format", help="nir.")] = "nir",
+    out: Annotated[Path, typer.Option("--out", help="The file to write, FILE.nir, or the checkpoint's folder.")],
+    dt: Annotated[
+        float | None, typer.Option(help="Of nir: the time step in seconds, which the graph's time constants follow from.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="nir, or checkpoint.")] = "nir",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
-    data: Annotated[str | None, typer.Option(help="A data set: then the file is read again and held against the model.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Of nir: a data set; then the file is read again and held against the model.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,
     key_file: KeyFileOption = None,
     key_env: KeyEnvOption = None,
     passphrase_env: PassphraseEnvOption = None,
     passphrase: PassphraseOption = False,
 ) -> None:
-    """Write a model as a NIR file, and say what of it NIR does not say."""
+    """Write a model as a NIR file, and say what of it NIR does not say; or a model from a NIR file as a checkpoint, which can be
+    hardened and sealed."""
+    from trustsnn import checkpoint
     from trustsnn.interop import nir
     from trustsnn.interop.conformance import compare
     from trustsnn.runners.resolve import first_batch, fit, resolve_data, resolve_model
 
-    if format_ != "nir" or not nir.is_nir(str(out)):
-        raise ConfigError(f"Expected the format nir and a file that ends in .nir, got {format_!r} and {out}.")
+    if format_ not in ("nir", "checkpoint") or (format_ == "nir") != nir.is_nir(str(out)):
+        raise ConfigError(
+            f"Expected the format nir and a file that ends in .nir, or checkpoint and a folder, got {format_!r} and {out}."
+        )
+    if (format_ == "nir") != (dt is not None) or (format_ != "nir" and data is not None):
+        raise ConfigError("--dt belongs to the format nir, which needs it, and --data to no other.")
     if samples < 1:
         raise ConfigError(f"Expected at least 1 sample, got {samples}.")
     network = resolve_model(opened(model, key_of(key_file, key_env, passphrase_env, passphrase), weights), weights)
+    if dt is None:
+        typer.echo(str(checkpoint.save(network, out)))
+        return
     found = None
     if data is not None:
         found = resolve_data(data, network.spec).take(samples)  # type: ignore[arg-type]

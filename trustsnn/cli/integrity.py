@@ -27,8 +27,10 @@ def integrity(
     faults: Annotated[
         str, typer.Option(help="Kinds with commas; neuron, synapse or both stand for all of theirs, none for none.")
     ] = "neuron,synapse",
-    counts: Annotated[str, typer.Option(help="Numbers of faults, with commas.")] = "0,1,2,4,8,16,32,64",
-    per_layer: Annotated[int, typer.Option(help="Faults in one layer at a time; 0 leaves that out.")] = 16,
+    counts: Annotated[
+        str, typer.Option(help="Numbers of faults with commas; 1% stands for that share of the neurons or synapses.")
+    ] = "0,0.1%,0.3%,1%,3%,10%,30%,100%",
+    per_layer: Annotated[str, typer.Option(help="Faults in one layer at a time, such as 16 or 10%; 0 leaves that out.")] = "10%",
     seeds: Annotated[int, typer.Option(help="Draws of random faults and flips.")] = 5,
     tampering: Annotated[bool, typer.Option("--tampering/--no-tampering", help="Scale thresholds and leaks of layers.")] = True,
     fail_under: Annotated[
@@ -52,18 +54,17 @@ def integrity(
     from trustsnn.attacks.integrity import BitFlipSearch
     from trustsnn.errors import ConfigError
     from trustsnn.reports.integrity import lines
-    from trustsnn.runners.integrity import Plan, kinds
+    from trustsnn.runners.integrity import Plan, amounts, kinds
     from trustsnn.runners.integrity import integrity as run_integrity
     from trustsnn.runners.resolve import resolve_data, resolve_model
 
-    try:
-        numbers = tuple(int(each) for each in counts.split(","))
-    except ValueError as error:
-        raise ConfigError(f"Expected --counts as whole numbers with commas, got {counts!r}.") from error
+    in_one = amounts(per_layer)
+    if len(in_one) != 1:
+        raise ConfigError(f"Expected one number of faults as --per-layer, such as 16 or 10%, got {per_layer!r}.")
     estimators = tuple(find_estimator(name) for name in estimator) if estimator else None
     plan = Plan(
         search=BitFlipSearch(limit=flips, bits=bits, estimators=estimators, seed=seed) if flips else None, twin=twin,
-        faults=kinds([each.strip() for each in faults.split(",")]), counts=numbers, per_layer=per_layer, seeds=seeds,
+        faults=kinds([each.strip() for each in faults.split(",")]), counts=amounts(counts), per_layer=in_one[0], seeds=seeds,
         tampering=tampering, fail_under=fail_under,
     )  # fmt: skip
     found: Any = resolve_model(opened(model, key, weights), weights)

@@ -8,15 +8,22 @@ from typing import Annotated
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.cli.leakage_extract import extract
+from trustsnn.cli.leakage_gradients import gradients
+from trustsnn.cli.leakage_inference import attribute, property_
+from trustsnn.cli.leakage_membership import compare, membership
 
 leakage_app = typer.Typer(
     help="Measure what models give away. One sub-command an attack.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
-@leakage_app.callback()
-def _attacks() -> None:
-    pass
+leakage_app.command("membership")(membership)
+leakage_app.command("compare")(compare)
+leakage_app.command("attribute")(attribute)
+leakage_app.command("property")(property_)
+leakage_app.command("extract")(extract)
+leakage_app.command("gradients")(gradients)
 
 
 @leakage_app.command("class")
@@ -27,11 +34,14 @@ def class_(
         Path, typer.Option("--judge", help="Checkpoint folder of an independent classifier: another architecture and seed.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for leakage.json, leakage.html and images.npz.")],
+    ways: Annotated[
+        str, typer.Option("--attacks", help="With commas: ann, snn, and of spike trains brainleaks-v1 and brainleaks-v2.")
+    ] = "ann,snn",
     images: Annotated[int, typer.Option(help="A class and attack.")] = 10,
-    iterations: Annotated[int, typer.Option(help="Of gradient ascent.")] = 100,
-    step: Annotated[float, typer.Option(help="The largest change of a pixel in an iteration.")] = 0.05,
-    blur_every: Annotated[int, typer.Option(help="Iterations from one blur to the next; 0 never blurs.")] = 10,
-    sigma: Annotated[float, typer.Option(help="Of the Gaussian blur, in pixels.")] = 0.5,
+    iterations: Annotated[int, typer.Option(help="Of gradient ascent through ann and snn.")] = 100,
+    step: Annotated[float, typer.Option(help="There the largest change of a pixel in an iteration.")] = 0.05,
+    blur_every: Annotated[int, typer.Option(help="There iterations from one blur to the next; 0 never blurs.")] = 10,
+    sigma: Annotated[float, typer.Option(help="Of that Gaussian blur, in pixels.")] = 0.5,
     eot: Annotated[int, typer.Option(help="Draws that a gradient of a stochastic model is averaged over.")] = 1,
     estimator: Annotated[
         str | None,
@@ -47,7 +57,8 @@ def class_(
     """Class leakage: images of the classes by gradient ascent on the weights, scored by an independent classifier."""
     options.prepare(threads)
     from trustsnn.attacks.estimators import estimator as find_estimator
-    from trustsnn.attacks.leakage import ClassRepresentation
+    from trustsnn.attacks.leakage import ClassAttack, ClassRepresentation
+    from trustsnn.attacks.leakage.brainleaks import BRAINLEAKS
     from trustsnn.checkpoint import load_network
     from trustsnn.data import load
     from trustsnn.errors import ConfigError
@@ -57,13 +68,18 @@ def class_(
     if len(set(names)) < len(names):
         raise ConfigError(f"Expected each model once, got {', '.join(names)}.")
     found = find_estimator(estimator) if estimator else None
-    attacks = [
-        ClassRepresentation(
-            through=through, iterations=iterations, step=step, blur_every=blur_every, sigma=sigma, eot=eot, seed=seed,
-            estimator=found if through == "snn" else None,
-        )
-        for through in ("ann", "snn")
-    ]  # fmt: skip
+    attacks: list[ClassAttack] = []
+    for way in (each.strip() for each in ways.split(",")):
+        through = found if way != "ann" else None
+        if way in BRAINLEAKS:
+            attacks.append(BRAINLEAKS[way](estimator=through, seed=seed))
+        else:
+            attacks.append(
+                ClassRepresentation(
+                    through=way, iterations=iterations, step=step, blur_every=blur_every, sigma=sigma, eot=eot, seed=seed,
+                    estimator=through,
+                )
+            )  # fmt: skip
     test = load(data, "test", root=data_root, download=download)
     class_leakage(
         {name: load_network(Path(name)) for name in names}, load_network(judge), test if samples is None else test.take(samples),

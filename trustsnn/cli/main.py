@@ -15,6 +15,7 @@ from rich.table import Table
 
 import trustsnn
 from trustsnn.cli.audit import audit
+from trustsnn.cli.backdoor import backdoor_app
 from trustsnn.cli.certify import certify
 from trustsnn.cli.convert import convert
 from trustsnn.cli.dp import dp
@@ -56,6 +57,7 @@ for recipe in (compress, dp, onestep, s4nn, spikegpt):
     train_app.command(recipe.__name__)(recipe)
 app.add_typer(train_app, name="train")
 app.add_typer(leakage_app, name="leakage")
+app.add_typer(backdoor_app, name="backdoor")
 app.command()(convert)
 app.command()(export)
 app.command()(certify)

@@ -28,6 +28,9 @@ REGISTRY = {
     "mnist": Entry("trustsnn.data.idx:mnist", "MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
     "fashion-mnist": Entry("trustsnn.data.idx:fashion_mnist", "Fashion-MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
     "cifar10": Entry("trustsnn.data.cifar:cifar10", "CIFAR-10, 3 x 32 x 32, binary version: 50,000 train + 10,000 test"),
+    "cancer": Entry(
+        "trustsnn.data.tabular:cancer", "Breast cancer Wisconsin, a table of 30 measures, embedded: 380 train + 189 test"
+    ),
 }
 
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from trustsnn.blocks import BLOCK, frozen, is_stochastic
 from trustsnn.errors import ConfigError
+from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
+from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.rng import Draws
 from trustsnn.statistics import wilson_of_mean
 
@@ -130,9 +132,23 @@ def _difference(values: Tensor) -> Estimate:
 
 def _replayed(model: nn.Module, x: Tensor, ids: tuple[str, ...], seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the spikes [T, B, ...] of each layer of neurons by its name in the order in which they ran."""
+    draws = Draws(seed, "conformance", ids) if is_stochastic(model) else None
+    if isinstance(model, SpikingNetwork):  # whose neurons may run as one with the layer before them
+        return _seen(model, x, draws)
     with _recording(model) as found:
-        logits = model(x, generator=Draws(seed, "conformance", ids)) if is_stochastic(model) else model(x)
+        logits = model(x, generator=draws) if draws is not None else model(x)
     return logits, found
+
+
+def _seen(model: SpikingNetwork, x: Tensor, draws: Draws | None) -> tuple[Tensor, dict[str, Tensor]]:
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, stage: object, out: Tensor) -> None:
+        if isinstance(stage, SpikingNeuron):
+            found[f"layers.{name}"] = out.unflatten(0, (model.spec.steps, len(x)))
+
+    logits, _ = model._run(x, draws, keep)
+    return mean_over_time(logits), found
 
 
 @contextmanager

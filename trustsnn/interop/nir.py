@@ -13,6 +13,7 @@ from trustsnn.interop.nir_graph import graph_of, tree_of
 from trustsnn.interop.nir_read import model_of
 from trustsnn.interop.nir_settings import Settings, parse
 from trustsnn.interop.nir_write import Written, graph_from
+from trustsnn.interop.plain import structure
 from trustsnn.models import SpikingNetwork
 
 SUFFIX = ".nir"
@@ -30,7 +31,9 @@ def read(path: Path | str, settings: Settings | None = None) -> SpikingNetwork |
     except OSError as error:
         raise ConfigError(f"Could not read {path}: {error.strerror}.") from error
     graph = graph_of(hdf5.parse(content, str(path)), str(path))
-    return model_of(graph, settings or Settings(), hashlib.sha256(content).hexdigest())
+    model = model_of(graph, settings or Settings(), hashlib.sha256(content).hexdigest())
+    model.architecture["arguments"] |= structure(model)
+    return model
 
 
 def read_named(text: str) -> SpikingNetwork | GraphModel:

@@ -53,7 +53,7 @@ def model_of(graph: Graph, settings: Settings, digest: str) -> SpikingNetwork | 
     if (spec.input_shape[1:] if spec.encoder == "frames" else spec.input_shape) != shape:
         layers[order[0]] = nn.Sequential(nn.Flatten(), nn.Unflatten(1, shape))
     stated = {key: getattr(whole, key) for key in ("dt", "reset", "comparator", "per")}
-    architecture: dict[str, Any] = {"name": "nir", "arguments": {"sha256": digest, **stated}}
+    architecture: dict[str, Any] = {"name": "nir", "arguments": {"origin": {"sha256": digest, **stated}}}
     plain = not any(isinstance(layer, Timed) for layer in layers.values())
     sequence = _sequence(order, sources, layers) if plain else None
     if sequence is None or not neurons_of(sequence):

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trustsnn.kernels import lif
+from trustsnn.kernels.lif import Keep, Layer
 from trustsnn.kernels.native import Shape, library, required
 
 # Above this share of active inputs multiplying everything out is faster (measured, benchmarks/scaling.py).
@@ -124,6 +126,30 @@ def convolve(images: Tensor, packed: Packed, bias: Tensor | None, geometry: Geom
     if out.numel():
         _run(shape, images, packed, bias, out)
     return out
+
+
+def fire(
+    images: Tensor, packed: Packed, bias: Tensor | None, geometry: Geometry, steps: int, given: int, layer: Layer, keep: Keep
+) -> tuple[Tensor, Tensor]:
+    """Spikes [steps, B, O, H', W'] of neurons whose current is the convolution of `images` [given * B, I, H, W], and the kept membrane,
+    as `convolve` and then `lif.forward` give them, the current itself being written nowhere. Weights packed by "sum" and `keep` not
+    "recompute"; native kernel only."""
+    images = channels_last(images)
+    outputs, _, high, wide = packed.shape
+    rows, columns = geometry.output((images.shape[2], images.shape[3]), (high, wide))
+    batch = len(images) // given
+    spikes = torch.empty((steps, batch, rows, columns, outputs)).movedim(-1, 2)
+    membrane = images.new_empty(0)
+    if keep != "nothing":
+        membrane = lif.sequence_like(spikes, steps, torch.bfloat16 if keep == "half" else None)
+    if spikes.numel():
+        shape = _shape(images, spikes[0], packed.shape, geometry)
+        neuron = lif.neuron_of(spikes[:given], steps, layer, membrane.dtype)
+        where = (bias.contiguous().data_ptr() if bias is not None else None), (membrane.data_ptr() if keep != "nothing" else None)
+        required().trustsnn_convolve_fire(
+            ctypes.byref(shape), ctypes.byref(neuron), images.data_ptr(), packed.data.data_ptr(), where[0], spikes.data_ptr(), where[1]
+        )  # fmt: skip
+    return spikes, membrane
 
 
 def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geometry: Geometry) -> Tensor:

@@ -241,6 +241,12 @@ int64_t trustsnn_convolve(const Shape *shape, const float *in, const float *weig
     return active;
 }
 
+// `trustsnn_convolve` and `trustsnn_lif_forward` in one: a sample's current never leaves the cache.
+void trustsnn_convolve_fire(const Shape *shape, const Neuron *neuron, const float *in, const float *weight, const float *bias,
+                            float *spikes, void *membrane) {
+    PICK(convolve_fire(*shape, *neuron, in, weight, bias, spikes, membrane))
+}
+
 void trustsnn_convolve_bf16(const Shape *shape, const float *in, const uint16_t *weight, float *out) {
 #if defined(__x86_64__)
     avx512::convolve_bf16(*shape, in, weight, out);

@@ -55,7 +55,7 @@ def library() -> ctypes.CDLL | None:
         found.trustsnn_lanes.argtypes = [ctypes.c_int]
         found.trustsnn_span.argtypes, found.trustsnn_span.restype = [pointer], ctypes.c_int64
         for name, count in (
-            ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_bf16", 4), ("winograd", 5),
+            ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_fire", 7), ("convolve_bf16", 4), ("winograd", 5),
             ("winograd_bf16", 5), ("convolve_few", 5), ("pool", 3), ("pool_gradient", 3), ("weight_gradient", 4),
         ):  # fmt: skip
             function = getattr(found, f"trustsnn_{name}")

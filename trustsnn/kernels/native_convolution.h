@@ -313,3 +313,37 @@ static void convolve(const Shape &s, const float *in, const float *weight, const
     });
     *active = found;
 }
+
+// A convolution and the neurons behind it, one sample after the other: its current never leaves the cache. `in` holds the images of all
+// steps, or of one where the current is constant.
+template <int KEEP>
+static int64_t convolve_sample(const Shape &s, const Neuron &n, const float *in, const float *weight, const float *bias, float *spikes,
+                               void *membrane, int64_t sample, bool past) {
+    float *current = static_cast<float *>(scratch(3, 2 * n.size * sizeof(float))), *state = current + n.size;
+    const Step step(n, past);
+    int64_t active = 0;
+    for (int64_t i = 0; i < n.size; i++) state[i] = n.initial;
+    for (int64_t t = 0; t < n.steps; t++) {
+        const int64_t image = t * n.batch + sample, here = image * n.size;
+        if (t == 0 || !(n.flags & CONSTANT))
+            active += convolve_image(s, in + image * s.height * s.width * s.inputs, weight, bias, current, false);
+        lif_forward_step<KEEP, false>(step, nullptr, current, state, spikes + here, static_cast<float *>(membrane) + here,
+                                      static_cast<uint16_t *>(membrane) + here, 0, 0, n.size);
+    }
+    if (past) fence();
+    return active;
+}
+
+static void convolve_fire(const Shape &s, const Neuron &n, const float *in, const float *weight, const float *bias, float *spikes,
+                          void *membrane) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(spikes) | reinterpret_cast<uintptr_t>(membrane);
+    const bool past = n.size % LANES == 0 && address % 64 == 0 && n.steps * n.batch * n.size * 4 >= STREAM_BYTES;
+    parallel(n.batch, n.threads, [&](int64_t sample) {
+        if (!membrane)
+            convolve_sample<NOTHING>(s, n, in, weight, bias, spikes, membrane, sample, past);
+        else if (n.flags & HALF)
+            convolve_sample<SHORT>(s, n, in, weight, bias, spikes, membrane, sample, past);
+        else
+            convolve_sample<FULL>(s, n, in, weight, bias, spikes, membrane, sample, past);
+    });
+}

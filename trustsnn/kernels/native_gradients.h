@@ -65,24 +65,26 @@ static void gather_values(const Shape &s, const Bands &bands) {
     });
 }
 
-// dLoss/dweight of TAPS places of the kernel for one input and one chunk of outputs, over a band.
-template <int TAPS, bool ONES>
-static inline void add_taps(const uint64_t *active, const float *values, int64_t words, const float *gradient,
-                            const int64_t *offsets, float *to, int64_t apart) {
-    const int VECTORS = WEIGHT_CHUNK / LANES;
+// dLoss/dweight of a band for one input and one chunk of outputs, at HIGH x WIDE places of the kernel: neighbours, whose rows in
+// the gradient are `line` values apart, from the last to the first.
+template <int HIGH, int WIDE, bool ONES>
+static inline void add_taps(const uint64_t *active, const float *values, int64_t words, const float *gradient, int64_t line, float *to,
+                            int64_t apart) {
+    const int VECTORS = WEIGHT_CHUNK / LANES, TAPS = HIGH * WIDE;
     V sums[TAPS][VECTORS];
     for (int tap = 0; tap < TAPS; tap++)
         for (int v = 0; v < VECTORS; v++) sums[tap][v] = load(to + tap * apart + v * LANES);
-    for (int64_t word = 0; word < words; word++)
+    for (int64_t word = 0; word < words; word++, gradient += 64 * WEIGHT_CHUNK)
         for (uint64_t left = active[word]; left; left &= left - 1) {
-            const int64_t place = word * 64 + __builtin_ctzll(left);
-            const float *from = gradient + place * WEIGHT_CHUNK;
+            const float *from = gradient + __builtin_ctzll(left) * WEIGHT_CHUNK;
             const V value = ONES ? V{} : all(*values++);
-            for (int tap = 0; tap < TAPS; tap++)
-                for (int v = 0; v < VECTORS; v++) {
-                    const V row = load(from + offsets[tap] + v * LANES);
-                    sums[tap][v] = ONES ? sums[tap][v] + row : multiply_add(value, row, sums[tap][v]);
-                }
+            for (int y = 0; y < HIGH; y++)
+                for (int x = 0; x < WIDE; x++)
+                    for (int v = 0; v < VECTORS; v++) {
+                        const V row = load(from + (HIGH - 1 - y) * line + (WIDE - 1 - x) * WEIGHT_CHUNK + v * LANES);
+                        V &sum = sums[y * WIDE + x][v];
+                        sum = ONES ? sum + row : multiply_add(value, row, sum);
+                    }
         }
     for (int tap = 0; tap < TAPS; tap++)
         for (int v = 0; v < VECTORS; v++) store(to + tap * apart + v * LANES, sums[tap][v]);
@@ -138,10 +140,9 @@ static void weight_gradient(const Shape &s, const float *in, const float *to_out
         gather_values(s, bands);
     }
     std::memset(gradient, 0, s.groups * chunks * packed * sizeof(float));
-    std::vector<int64_t> offsets(taps);
-    for (int64_t tap = 0; tap < taps; tap++)
-        offsets[tap] = ((s.kernel_h - 1 - tap / s.kernel_w) * s.dilation_h * bands.wide +
-                        (s.kernel_w - 1 - tap % s.kernel_w) * s.dilation_w) * WEIGHT_CHUNK;
+    // Where in a band's gradient a place of the kernel looks, from that of the last place on.
+    const int64_t line = s.dilation_h * bands.wide * WEIGHT_CHUNK, step = s.dilation_w * WEIGHT_CHUNK;
+    const bool beside = s.dilation_w == 1 && s.kernel_w == 3, square = beside && s.kernel_h == 3 && LANES == 16;
     const int64_t wanted = divided(s.threads, s.groups * chunks), shares = wanted < inputs ? wanted : inputs;
     parallel(s.groups * chunks * shares, s.threads, [&](int64_t item) {
         const int64_t share = item % shares, chunk = item / shares % chunks, group = item / shares / chunks;
@@ -156,16 +157,25 @@ static void weight_gradient(const Shape &s, const float *in, const float *to_out
                 const int64_t list = band * s.inputs + input;
                 const uint64_t *here = bands.active + list * bands.words;
                 if (std::all_of(here, here + bands.words, [](uint64_t word) { return !word; })) continue;
-                const auto add = [&](auto count, int64_t tap) {
-                    constexpr int TAPS = decltype(count)::value;
-                    float *to = mine + i * WEIGHT_CHUNK + tap * apart;
-                    bands.value ? add_taps<TAPS, false>(here, bands.value + bands.first[list], bands.words, spread, &offsets[tap], to, apart)
-                                : add_taps<TAPS, true>(here, nullptr, bands.words, spread, &offsets[tap], to, apart);
+                // HIGH x WIDE places of the kernel from row ky and column kx on
+                const auto add = [&](auto high, auto wide, int64_t ky, int64_t kx) {
+                    constexpr int HIGH = decltype(high)::value, WIDE = decltype(wide)::value;
+                    float *to = mine + i * WEIGHT_CHUNK + (ky * s.kernel_w + kx) * apart;
+                    const float *from = spread + (s.kernel_h - ky - HIGH) * line + (s.kernel_w - kx - WIDE) * step;
+                    bands.value ? add_taps<HIGH, WIDE, false>(here, bands.value + bands.first[list], bands.words, from, line, to, apart)
+                                : add_taps<HIGH, WIDE, true>(here, nullptr, bands.words, from, line, to, apart);
                 };
-                const int TAPS = LANES == 16 ? 9 : 3;
-                int64_t tap = 0;
-                for (; tap + TAPS <= taps; tap += TAPS) add(std::integral_constant<int, TAPS>(), tap);
-                for (; tap < taps; tap++) add(std::integral_constant<int, 1>(), tap);
+                const std::integral_constant<int, 1> one;
+                const std::integral_constant<int, 3> three;
+                if (square) {
+                    add(three, three, 0, 0);
+                } else {
+                    for (int64_t ky = 0; ky < s.kernel_h; ky++)
+                        if (beside)
+                            add(one, three, ky, 0);
+                        else
+                            for (int64_t kx = 0; kx < s.kernel_w; kx++) add(one, one, ky, kx);
+                }
             }
         }
     });

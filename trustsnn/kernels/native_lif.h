@@ -35,51 +35,65 @@ struct Cycle {
     }
 };
 
+// The numbers of a layer's step, and whether results are written past the cache.
+struct Step {
+    float leak, threshold, gain, limit;
+    I kept;  // of the membrane after a spike: all bits with a soft reset, none with a hard one
+    bool past;
+    Step(const Neuron &n, bool past)
+        : leak(n.leak), threshold(n.threshold), gain(n.gain),
+          limit(n.flags & STRICT ? std::nextafterf(n.threshold, INFINITY) : n.threshold), kept(n.flags & HARD ? I{} : ~I{}), past(past) {}
+};
+
+// One step of `count` neurons, the first of which is neuron `begin`: `state` moves, spikes `s` and the membrane `u` or `h` are
+// written. `ahead` is how far on the current of the next step begins.
+template <int KEEP, bool NORM>
+static inline void lif_forward_step(const Step &n, const Norm *norm, const float *x, float *state, float *s, float *u, uint16_t *h,
+                                    int64_t ahead, int64_t begin, int64_t count) {
+    const int64_t whole = count / LANES * LANES;
+    const I one = (I)all(1.0f);
+    Cycle scale(NORM ? norm->scale : nullptr, NORM ? norm->channels : 1, begin);
+    Cycle shift(NORM ? norm->shift : nullptr, NORM ? norm->channels : 1, begin);
+    int64_t i = 0;
+    for (; i < whole; i += LANES) {
+        V input = load(x + i);
+        __builtin_prefetch(x + i + ahead);
+        if (NORM) input = input * scale.next() + shift.next();
+        V before = load(state + i) * n.leak + input * n.gain;
+        I fired = before >= all(n.limit);
+        V spike = (V)(fired & one);
+        store(state + i, choose(fired, (V)((I)(before - n.threshold) & n.kept), before));
+        if (n.past) {
+            stream(s + i, spike);
+            if (KEEP == FULL) stream(u + i, before);
+        } else {
+            store(s + i, spike);
+            if (KEEP == FULL) store(u + i, before);
+        }
+        if (KEEP == SHORT) *reinterpret_cast<AnyH *>(h + i) = to_half(before - n.threshold);
+    }
+    for (; i < count; i++) {
+        float before = state[i] * n.leak + x[i] * n.gain;
+        bool fired = before >= n.limit;
+        state[i] = fired ? (n.kept[0] ? before - n.threshold : 0.0f) : before;
+        s[i] = fired ? 1.0f : 0.0f;
+        if (KEEP == FULL) u[i] = before;
+        if (KEEP == SHORT) h[i] = to_half(all(before - n.threshold))[0];
+    }
+}
+
 template <int KEEP, bool NORM>
 static void lif_forward_span(const Neuron &n, const Norm *norm, const float *current, float *spikes, void *membrane, int64_t begin, int64_t count,
                              bool past) {
     alignas(64) float state[SPAN];
-    const int64_t total = n.batch * n.size, whole = count / LANES * LANES;
-    const bool hard = n.flags & HARD;
-    const float limit = n.flags & STRICT ? std::nextafterf(n.threshold, INFINITY) : n.threshold;
-    const float leak = n.leak, threshold = n.threshold, gain = n.gain;
-    const I kept = hard ? I{} : ~I{};
-    const I one = (I)all(1.0f);
+    const int64_t total = n.batch * n.size;
+    const Step step(n, past);
     begin_with(n, state, begin, count);
     for (int64_t t = 0; t < n.steps; t++) {
-        const float *x = current + (n.flags & CONSTANT ? 0 : t * total) + begin;
-        float *s = spikes + t * total + begin;
-        float *u = static_cast<float *>(membrane) + t * total + begin;
-        uint16_t *h = static_cast<uint16_t *>(membrane) + t * total + begin;
-        const int64_t ahead = next_step(n, t, total);
-        Cycle scale(NORM ? norm->scale : nullptr, NORM ? norm->channels : 1, begin);
-        Cycle shift(NORM ? norm->shift : nullptr, NORM ? norm->channels : 1, begin);
-        int64_t i = 0;
-        for (; i < whole; i += LANES) {
-            V input = load(x + i);
-            __builtin_prefetch(x + i + ahead);
-            if (NORM) input = input * scale.next() + shift.next();
-            V before = load(state + i) * leak + input * gain;
-            I fired = before >= all(limit);
-            V spike = (V)(fired & one);
-            store(state + i, choose(fired, (V)((I)(before - threshold) & kept), before));
-            if (past) {
-                stream(s + i, spike);
-                if (KEEP == FULL) stream(u + i, before);
-            } else {
-                store(s + i, spike);
-                if (KEEP == FULL) store(u + i, before);
-            }
-            if (KEEP == SHORT) *reinterpret_cast<AnyH *>(h + i) = to_half(before - threshold);
-        }
-        for (; i < count; i++) {
-            float before = state[i] * leak + x[i] * gain;
-            bool fired = before >= limit;
-            state[i] = fired ? (hard ? 0.0f : before - threshold) : before;
-            s[i] = fired ? 1.0f : 0.0f;
-            if (KEEP == FULL) u[i] = before;
-            if (KEEP == SHORT) h[i] = to_half(all(before - threshold))[0];
-        }
+        const int64_t here = t * total + begin;
+        const float *x = current + (n.flags & CONSTANT ? begin : here);
+        lif_forward_step<KEEP, NORM>(step, norm, x, state, spikes + here, static_cast<float *>(membrane) + here,
+                                     static_cast<uint16_t *>(membrane) + here, next_step(n, t, total), begin, count);
     }
     if (n.end) std::memcpy(n.end + begin, state, count * sizeof(float));
 }

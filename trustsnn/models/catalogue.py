@@ -32,5 +32,6 @@ BUILDERS = {
     "extended": "trustsnn.models.extended:build_extended",
     "s4nn": "trustsnn.temporal.s4nn:S4NN",
     "alpha": "trustsnn.temporal.alpha:AlphaNetwork",
+    "nir": "trustsnn.interop.plain:build",
 }
 """Architectures that `trustsnn.models.build` does not make, with arguments of their own, and what makes them."""

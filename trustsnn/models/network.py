@@ -20,6 +20,7 @@ from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BiasAtLast, place_values
+from trustsnn.neurons.convolved import can_convolve, convolved_fire
 from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.neurons.normalised import can_normalise, normalised, normalised_fire, normalised_resume
 from trustsnn.neurons.synapses import Synapses, average_pool
@@ -136,6 +137,18 @@ class SpikingNetwork(nn.Module):
 
         logits, _ = self._run(x, generator, keep)
         return mean_over_time(logits), rates
+
+    def first_spikes(self, x: Tensor, generator: Generator = None) -> dict[str, Tensor]:
+        """The time step, from 0, of a neuron's first spike, T where it has none: its mean over the neurons of each layer by name, [B]."""
+        times: dict[str, Tensor] = {}
+
+        def keep(name: str, stage: Runs, out: Tensor) -> None:
+            if isinstance(stage, SpikingNeuron):
+                silent = out.detach().unflatten(0, (self.spec.steps, len(x))) == 0
+                times[f"layers.{name}"] = silent.cumprod(0).sum(0).flatten(1).mean(1, dtype=torch.float64)
+
+        self._run(x, generator, keep)
+        return times
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
@@ -256,7 +269,7 @@ class _Pass:
 
     def through(self, stages: Sequence[Stage], signal: Signal) -> Signal:
         for place, (name, stage) in enumerate(stages):
-            if place + 1 < len(stages) and self._joined(stage, stages[place + 1][1]):
+            if place + 1 < len(stages) and self._joined(stage, stages[place + 1][1], signal):
                 continue  # done with the neurons that follow
             if isinstance(stage, SpikingNeuron):
                 signal = self._fire(name, stage, stages[place - 1][1] if place else None, signal)
@@ -276,13 +289,18 @@ class _Pass:
                 self.look(name, stage, signal.h)
         return signal
 
-    def _joined(self, layer: Runs, neuron: Runs) -> bool:
-        """Whether these are normalisation and neurons that run as one."""
-        return self.fire is None and can_normalise(layer, neuron)
+    def _joined(self, layer: Runs, neuron: Runs, signal: Signal) -> bool:
+        """Whether these are neurons and the normalisation or convolution before them that run as one for this signal."""
+        if self.fire is not None:
+            return False
+        whole = self.membranes is None and (self.look is None or neuron is not self.last)
+        return can_normalise(layer, neuron) or (whole and can_convolve(layer, neuron, signal.h, signal.spikes, self.batch))
 
     def _fire(self, name: str, neuron: SpikingNeuron, before: Runs | None, signal: Signal) -> Signal:
-        if before is not None and self._joined(before, neuron):
-            if self.membranes is None:
+        if before is not None and self._joined(before, neuron, signal):
+            if isinstance(before, Synapses):
+                fired = convolved_fire(before, neuron, signal.h, self.steps, signal.steps)
+            elif self.membranes is None:
                 fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
             else:
                 left = self.membranes.get(neuron)

@@ -46,7 +46,7 @@ class _Fire(Operation):
             return (None,) * 7
         membrane, leak, threshold, current = ctx.saved_tensors
         parameters = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        found = _FireBackward.apply(gradients[0], membrane, leak, threshold, current, *ctx.settings, parameters)  # type: ignore[no-untyped-call]
+        found = FireBackward.apply(gradients[0], membrane, leak, threshold, current, *ctx.settings, parameters)  # type: ignore[no-untyped-call]
         to_current, to_leak, to_threshold = found
         needs = ctx.needs_input_grad
         return to_current, to_leak if needs[1] else None, to_threshold if needs[2] else None, None, None, None, None
@@ -56,7 +56,7 @@ class _Fire(Operation):
         return _over_samples(_Fire.apply, info.batch_size, in_dims, arguments, sequences=(0,), results=2)
 
 
-class _FireBackward(Gradient):
+class FireBackward(Gradient):
     """The gradients of `_Fire` with respect to current, leak and threshold."""
 
     @staticmethod
@@ -94,7 +94,7 @@ class _FireBackward(Gradient):
     def vmap(info: Any, in_dims: Arguments, *arguments: Any) -> tuple[Any, Any]:
         parameters = arguments[-1]
         sequences = () if parameters else (0, 1, 4)  # the sums over samples belong to each by itself
-        return _over_samples(_FireBackward.apply, info.batch_size, in_dims, arguments, sequences=sequences, results=1)
+        return _over_samples(FireBackward.apply, info.batch_size, in_dims, arguments, sequences=sequences, results=1)
 
 
 def _over_samples(

@@ -30,14 +30,14 @@ class Mismatched(SpikingNeuron):
         leak, threshold = neuron.parameters_in_bounds()
         self.leak, self.threshold = leak.detach().clone(), threshold.detach().clone()
         self.estimator, self.keep = neuron.estimator, neuron.keep
-        self._factors = factors
+        self.factors = factors
         self._known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def of_each(self, current: Tensor) -> tuple[Tensor, Tensor]:
         """Leak and threshold [...neurons] of the neurons that a current [T, B, ...neurons] is for."""
         shape = tuple(current.shape[2:])
         if shape not in self._known:
-            self._known[shape] = self._factors(shape)
+            self._known[shape] = self.factors(shape)
         decay, factor = (each.to(current) for each in self._known[shape])
         return self.leak**decay, self.threshold * factor
 

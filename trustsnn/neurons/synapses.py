@@ -42,7 +42,7 @@ class _Convolve(Operation):
         x, weight = ctx.saved_tensors
         size, synapses = ctx.settings
         needs = ctx.needs_input_grad
-        to_x = _ToInput.apply(gradients[0], weight, size, synapses) if needs[0] else None  # type: ignore[no-untyped-call]
+        to_x = ToInput.apply(gradients[0], weight, size, synapses) if needs[0] else None  # type: ignore[no-untyped-call]
         to_weight = _ToWeight.apply(gradients[0], x, synapses) if needs[1] else None  # type: ignore[no-untyped-call]
         return to_x, to_weight, gradients[0].sum((0, 2, 3)) if needs[2] else None, None, None
 
@@ -51,7 +51,7 @@ class _Convolve(Operation):
         return _over_images(_Convolve.apply, info.batch_size, in_dims, arguments)
 
 
-class _ToInput(Gradient):
+class ToInput(Gradient):
     @staticmethod
     def forward(to_out: Tensor, weight: Tensor, size: tuple[int, int], synapses: Synapses) -> Tensor:
         if accelerated(to_out) == "native":
@@ -62,7 +62,7 @@ class _ToInput(Gradient):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        return _over_images(_ToInput.apply, info.batch_size, in_dims, arguments)
+        return _over_images(ToInput.apply, info.batch_size, in_dims, arguments)
 
 
 class _ToWeight(Gradient):
@@ -221,6 +221,11 @@ class Synapses:
         event_driven = self._event_driven(images, spikes)
         out = _Convolve.apply(images, self.weight, self.bias, spikes, self) if event_driven else self._dense(images)  # type: ignore[no-untyped-call]
         return out.flatten(1) if self.flat else out
+
+    def native(self, images: Tensor) -> bool:
+        """Whether the native kernel computes this layer, its weights fixed, for `images`."""
+        fixed = not self.weight.requires_grad and self.weight.dtype == torch.float32
+        return fixed and accelerated(images) == "native" and not _transformed(images)
 
     def _event_driven(self, images: Tensor, spikes: bool) -> bool:
         kernel = accelerated(images)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trustsnn.attacks.verdict import nonfinite_gradients, zero_gradients
-from trustsnn.blocks import frozen, is_stochastic, predict
+from trustsnn.hardware.batched import predict_chips
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws
 from trustsnn.runners.chips import Chips
@@ -22,10 +22,9 @@ from trustsnn.runners.shift import corrupted_batch
 def on_chips(job: Job, planned: PlannedCell, chips: Chips) -> dict[str, Any]:
     """The record of a cell on chips: how many samples each chip classifies correctly, and how many the network does."""
     assert isinstance(job.model, SpikingNetwork)
-    specimens = [chips.chip(job.model, number) for number in range(chips.count)]
-    x, reasons = _samples(job, planned, specimens[0] if chips.maker == "chip" else job.model)
-    right = [_correct(job, specimen, x) for specimen in specimens]
-    found = {"correct": right, "network": _correct(job, job.model, x), "count": len(job.data)}
+    x, reasons = _samples(job, planned, chips.chip(job.model, 0) if chips.maker == "chip" else job.model)
+    right = [count for some in chips.groups(job.model) for count in _correct(job, some, x)]
+    found = {"correct": right, "network": _correct(job, [job.model], x)[0], "count": len(job.data)}
     return {**record(planned, "inconclusive" if reasons else "ok", reasons, None, [], {}), "chips": found}
 
 
@@ -54,13 +53,7 @@ def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         yield x, y, tuple(job.data.ids[i] for i in rows)
 
 
-def _correct(job: Job, model: nn.Module, x: Tensor) -> int:
-    """How many of the samples `x` the model classifies correctly."""
-    y = torch.tensor(job.data.labels)
-    found = 0
-    with frozen(model):
-        for start in range(0, len(x), job.batch):
-            rows = slice(start, start + job.batch)
-            draws = Draws(job.config.seed, "predict", tuple(job.data.ids[rows])) if is_stochastic(model) else None
-            found += int((predict(model, x[rows], draws).argmax(1) == y[rows]).sum())
-    return found
+def _correct(job: Job, models: Sequence[SpikingNetwork], x: Tensor) -> list[int]:
+    """How many of the samples `x` each of the models classifies correctly."""
+    logits = predict_chips(models, x, Draws(job.config.seed, "predict", tuple(job.data.ids)))
+    return (logits.argmax(2) == torch.tensor(job.data.labels)).sum(1).tolist()

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from trustsnn.attacks.integrity import FAULTS, BitFlipSearch, fault_curve, parameter_sweep, random_flips
+from trustsnn.attacks.integrity.bands import SHARES, Amount, numbers
 from trustsnn.attacks.integrity.faults import sites
 from trustsnn.attacks.integrity.tampering import FACTORS, PARAMETERS
 from trustsnn.attacks.twin import ann_twin
@@ -34,7 +35,8 @@ class Plan:
     Args:
         search: for bits; None for none.
         twin: search the ANN twin too, as a baseline.
-        faults: kinds, of `FAULTS`; counts: numbers of faults of each; per_layer: faults in a layer of its own, 0 for none.
+        faults: kinds, of `FAULTS`; counts: numbers of faults of each, or as floats shares of what there is; per_layer: the same for faults in
+            a layer of its own, 0 for none.
         seeds: draws of random faults and flips.
         tampering: of thresholds and leaks, by `factors`.
         fail_under: the gate: flips that the model has to bear.
@@ -43,8 +45,8 @@ class Plan:
     search: BitFlipSearch | None = field(default_factory=BitFlipSearch)
     twin: bool = True
     faults: tuple[str, ...] = tuple(FAULTS)
-    counts: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64)
-    per_layer: int = 16
+    counts: tuple[Amount, ...] = SHARES
+    per_layer: Amount = 0.1
     seeds: int = 5
     tampering: bool = True
     factors: tuple[float, ...] = FACTORS
@@ -59,10 +61,9 @@ class Plan:
         unknown = [kind for kind in self.faults if kind not in FAULTS]
         if unknown:
             raise ConfigError(f"Unknown fault {unknown[0]!r}. Known: {', '.join(FAULTS)}.")
-        if self.seeds < 1 or self.per_layer < 0:
-            raise ConfigError(
-                f"Expected at least 1 seed and no negative number of faults, got {self.seeds} and {self.per_layer}."
-            )
+        numbers((*self.counts, self.per_layer), 1)
+        if self.seeds < 1:
+            raise ConfigError(f"Expected at least 1 seed of faults, got {self.seeds}.")
 
 
 def integrity(
@@ -159,3 +160,13 @@ def kinds(wanted: Sequence[str]) -> tuple[str, ...]:
         group = [kind for kind in FAULTS if name in ("neuron", "synapse") and kind.startswith(name)]
         found += group or ([] if name == "none" else [name])
     return tuple(dict.fromkeys(found))
+
+
+def amounts(text: str) -> tuple[Amount, ...]:
+    """Numbers of faults of a line such as "0,64,1%"; a percentage is a share of what there is."""
+    try:
+        return tuple(float(each[:-1]) / 100 if each.endswith("%") else int(each) for each in map(str.strip, text.split(",")))
+    except ValueError as error:
+        raise ConfigError(
+            f"Expected numbers of faults with commas, whole ones or percentages such as 1%, got {text!r}."
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Judged:
-    """The content of the JSON file, the page, and 0, or 1 where the gate failed."""
+    """The content of the JSON file, the page, and 0, 1 where the gate failed, or 3 where nothing can be concluded."""
 
     record: dict[str, Any]
     report: Path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trustsnn.attacks.leakage import ClassRepresentation, Judge
+from trustsnn.attacks.leakage import ClassAttack, ClassRepresentation, Judge
 from trustsnn.checkpoint import model_hash
 from trustsnn.conversion.calibrate import rectified
 from trustsnn.data import Dataset
@@ -29,14 +29,14 @@ def class_leakage(
     judge: SpikingNetwork,
     data: Dataset,
     out: Path,
-    attacks: Sequence[ClassRepresentation] = (ClassRepresentation(through="ann"), ClassRepresentation(through="snn")),
+    attacks: Sequence[ClassAttack] = (ClassRepresentation(through="ann"), ClassRepresentation(through="snn")),
     *,
     images: int = 10,
     seed: int = 0,
     told: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Attack each model by each of `attacks`, `images` images a class, and write `leakage.json`, `leakage.html` and `images.npz`. A
-    network without spikes is attacked through "ann" alone: it is the same.
+    network without spikes is attacked through "ann" alone.
 
     Args:
         models: by the names that the report has for them.
@@ -67,7 +67,7 @@ def class_leakage(
     kept: dict[tuple[int, int], NDArray[Any]] = {}
     for place, (name, model) in enumerate(models.items()):
         done = []
-        for way, attack in enumerate(each for each in attacks if each.through == "ann" or not rectified(model)):
+        for way, attack in enumerate(each for each in attacks if each.route == "ann" or not rectified(model)):
             made = attack.run(model, classes)
             score = judged(made.images, classes)
             kept[place, way] = made.images.numpy()
@@ -76,7 +76,7 @@ def class_leakage(
             done.append({**told_of, **asdict(score), "chance": list(score.chance)})
             if told is not None:
                 told(
-                    f"{name}, through {attack.through}: top-1 {score.top1['value']:.1%} of {len(classes)} (95 % interval "
+                    f"{name}, through {attack.route}: top-1 {score.top1['value']:.1%} of {len(classes)} (95 % interval "
                     f"{score.top1['low']:.1%} to {score.top1['high']:.1%}), distance {score.distance['value']:.2f}"
                 )
         rows.append({"name": name, "hash": model_hash(model), "spec": model.spec.to_dict(), "attacks": done})

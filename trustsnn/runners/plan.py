@@ -18,7 +18,7 @@ from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import ModelSpec
-from trustsnn.runners.chips import Chips, Maker
+from trustsnn.runners.chips import Chips, Deployed, Maker
 from trustsnn.runners.config import AttackSettings, AuditConfig
 from trustsnn.runners.profiles import PROFILES
 from trustsnn.runners.records import cell_key
@@ -103,9 +103,9 @@ def make_plan(
         Corruption(name, s) for name in config.resolved_corruptions(spec.domain) for s in config.severities
     ]
     planned += [_planned(base, shift.describe(), shift.label, shift=shift) for shift in [*shifts, *outside]]
-    planned += [
-        each for line in config.twins for each in _on_chips(model, planned, Chips.of(line, config.chips, config.seed), config)
-    ]
+    deployed = Deployed()
+    kinds_of_chips = [Chips.of(line, config.chips, config.seed, deployed) for line in config.twins]
+    planned += [each for chips in kinds_of_chips for each in _on_chips(model, planned, chips, config)]
     if len({p.key for p in planned}) < len(planned):
         raise ConfigError("Two attacks of the plan are the same. Leave one of them out.")
     return planned

@@ -75,6 +75,7 @@ def train(
     test: Dataset | None = None,
     folder: Path | None = None,
     start: Mapping[str, Any] | None = None,
+    stop_at: float | None = None,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -86,6 +87,7 @@ def train(
             that is already there is taken up: a killed run ends as an unbroken one would, bit for bit.
         start: plain values that say what else the run depends on: where the weights of `model` come from, an estimator that is applied.
             A state with others is refused.
+        stop_at: training accuracy in (0, 1], of an epoch as it went, at which it is the last one.
         test: measured after each epoch, for the log alone; nothing is chosen by it.
 
     Raises:
@@ -100,6 +102,10 @@ def train(
     identity = {"config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data)}
     if start is not None:
         identity["start"] = dict(start)
+    if stop_at is not None:
+        if not 0 < stop_at <= 1:
+            raise ConfigError(f"Expected a training accuracy to stop at in (0, 1], got {stop_at}.")
+        identity["stop_at"] = stop_at
     if sparse := sparse_settings(model):
         identity["sparse"] = sparse
     if recipe is not None:
@@ -109,6 +115,8 @@ def train(
         state = load_state(folder, model, optimizer, identity) or state
     recipe = recipe or CrossEntropy(config.label_smoothing)
     for epoch in range(state.epoch, config.epochs):
+        if stop_at is not None and state.log and state.log[-1]["train_accuracy"] >= stop_at:
+            break
         model.train()
         order = stream(config.seed, f"order/{epoch}").permutation(len(data))
         total, correct, seen = 0.0, 0, 0
