@@ -45,77 +45,82 @@ docs: $(VENV)/.dev
 
 # Trains what is to be measured unless it is there; CIFAR-10 and MNIST are looked for under TRUSTSNN_DATA.
 bench: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/model.py --json runs/bench/model.json
-	$(BENCH)/bin/python benchmarks/model.py --data mnist --json runs/bench/model-mnist.json
+	$(BENCH)/bin/python benchmarks/model.py --json docs/results/data/speed/model.json
+	$(BENCH)/bin/python benchmarks/model.py --data mnist --json docs/results/data/speed/model-mnist.json
 	for name in layer training accuracy inference attacks audit scaling batch_invariance; do \
-		$(BENCH)/bin/python benchmarks/$$name.py --json runs/bench/$$name.json || exit 1; \
+		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/speed/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py speed
 
-# Hours on two cores; what was computed is kept under runs/attacks, so that a killed one goes on.
+# Hours on two cores; what was computed is kept under runs, so that a killed one goes on.
 results-attacks: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/model.py --json runs/bench/model.json
-	$(BENCH)/bin/python benchmarks/model.py --data mnist --json runs/bench/model-mnist.json
-	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --json runs/attacks/strength-mnist.json
-	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --json runs/attacks/strength-mnist-l2.json
-	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --json runs/attacks/strength-cifar10.json
+	$(BENCH)/bin/python benchmarks/model.py --json docs/results/data/speed/model.json
+	$(BENCH)/bin/python benchmarks/model.py --data mnist --json docs/results/data/speed/model-mnist.json
+	for eps in 0.07 0.1 0.15; do \
+		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --eps $$eps --json docs/results/data/attacks/strength-mnist-$$eps.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --json docs/results/data/attacks/strength-mnist-l2.json
+	for eps in 2 4 8; do \
+		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --eps $$eps/255 \
+			--json docs/results/data/attacks/strength-cifar10-$$eps.json || exit 1; \
+	done
 	for name in curves inherent poisson events honest; do \
-		$(BENCH)/bin/python benchmarks/$$name.py --json runs/attacks/$$name.json || exit 1; \
+		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/attacks/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py attacks
 
 # Hours on two cores; goes on where a killed one stopped.
 results-core: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --bit-l1 0 --steps 2,4,8 --threads 1 --json runs/core/conversion-mnist.json
-	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json runs/core/conversion-cifar10.json
-	$(BENCH)/bin/python benchmarks/bitserial.py --train 10000 --steps 4,8 --threads 1 --json runs/core/bitserial-mnist.json
+	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --bit-l1 0 --steps 2,4,8 --threads 1 --json docs/results/data/core/conversion-mnist.json
+	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json docs/results/data/core/conversion-cifar10.json
+	$(BENCH)/bin/python benchmarks/bitserial.py --train 10000 --steps 4,8 --threads 1 --json docs/results/data/core/bitserial-mnist.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --data cifar10 --network vgg9 --train 10000 --test 2000 --epochs 6 \
-		--augment shift-flip --steps 4,8,16 --json runs/core/calibration-cifar10.json
-	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json runs/core/calibration-mnist.json
-	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --json runs/core/hybrid-mnist.json
+		--augment shift-flip --steps 4,8,16 --json docs/results/data/core/calibration-cifar10.json
+	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json docs/results/data/core/calibration-mnist.json
+	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --json docs/results/data/core/hybrid-mnist.json
 	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --data cifar10 --network vgg9 --channels 0.5 --train 0 --epochs 10 \
-		--augment shift-flip --steps 2,4 --json runs/core/hybrid-cifar10.json
-	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --alone 0.3 --json runs/core/sparse.json
+		--augment shift-flip --steps 2,4 --json docs/results/data/core/hybrid-cifar10.json
+	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --alone 0.3 --json docs/results/data/core/sparse.json
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --channels 1 --sparsities 0.95,0.98 --methods gradr,magnitude \
-		--json runs/core/sparse-all.json
-	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --train 60000 --test 10000 --epochs 3 --seeds 2 --json runs/core/onestep-mnist.json
+		--json docs/results/data/core/sparse-all.json
+	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --train 60000 --test 10000 --epochs 3 --seeds 2 --json docs/results/data/core/onestep-mnist.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --data cifar10 --train 3000 --epochs 5 --batch 64 --seeds 1 \
-		--json runs/core/onestep-cifar10.json
+		--json docs/results/data/core/onestep-cifar10.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --network onestep-rnn --channels 0.5 --train 1000 --test 1000 --seeds 1 \
-		--rounds 3 --json runs/core/onestep-rnn.json
-	$(BENCH)/bin/python benchmarks/architectures.py --threads 1 --minutes 10 --json runs/core/architectures.json
-	$(BENCH)/bin/python benchmarks/temporal.py --threads 1 --json runs/core/temporal.json
-	$(BENCH)/bin/python benchmarks/language.py --threads 1 --json runs/core/language.json
+		--rounds 3 --json docs/results/data/core/onestep-rnn.json
+	$(BENCH)/bin/python benchmarks/architectures.py --threads 1 --minutes 10 --json docs/results/data/core/architectures.json
+	$(BENCH)/bin/python benchmarks/temporal.py --threads 1 --json docs/results/data/core/temporal.json
+	$(BENCH)/bin/python benchmarks/language.py --threads 1 --json docs/results/data/core/language.json
 	$(BENCH)/bin/python benchmarks/table.py core
 
 # Hours on two cores; goes on where a killed one stopped.
 results-hardening: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --json runs/hardening/training-mnist.json
+	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --json docs/results/data/hardening/training-mnist.json
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --data cifar10 --channels 0.25 --epochs 4 --eps 2/255,4/255 \
-		--augment shift-flip --json runs/hardening/training-cifar10.json
-	$(BENCH)/bin/python benchmarks/dp_audit.py --threads 1 --seeds 5 --json runs/hardening/dp_audit.json
+		--augment shift-flip --json docs/results/data/hardening/training-cifar10.json
+	$(BENCH)/bin/python benchmarks/dp_audit.py --threads 1 --seeds 5 --json docs/results/data/hardening/dp_audit.json
 	for name in private certify seal; do \
-		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardening/$$name.json || exit 1; \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/hardening/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py hardening
 
 # Hours on two cores; goes on where a killed one stopped.
 results-hardware: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json runs/hardware/twins-mnist.json
-	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --json runs/hardware/twins-cifar10.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json docs/results/data/hardware/twins-mnist.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --json docs/results/data/hardware/twins-cifar10.json
 	for name in chips integrity energy peer_models; do \
-		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json runs/hardware/$$name.json || exit 1; \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/hardware/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py hardware
 
 # Hours on two cores; goes on where a killed one stopped.
 results-leakage: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --json runs/leakage/membership-mnist.json
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --json docs/results/data/leakage/membership-mnist.json
 	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --data cifar10 --label-noise 0 --stop-at 0.9 \
-		--json runs/leakage/membership-cifar10.json
-	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --private --epochs 20 --json runs/leakage/membership-private.json
-	$(BENCH)/bin/python benchmarks/gradients.py --threads 1 --json runs/leakage/gradients.json
-	$(BENCH)/bin/python benchmarks/backdoor.py --threads 1 --json runs/leakage/backdoor.json
+		--json docs/results/data/leakage/membership-cifar10.json
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --private --epochs 20 --json docs/results/data/leakage/membership-private.json
+	$(BENCH)/bin/python benchmarks/gradients.py --threads 1 --json docs/results/data/leakage/gradients.json
+	$(BENCH)/bin/python benchmarks/backdoor.py --threads 1 --json docs/results/data/leakage/backdoor.json
 	$(BENCH)/bin/python benchmarks/table.py leakage
 
 clean:

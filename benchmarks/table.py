@@ -1,9 +1,11 @@
-"""A document of docs/results out of what the benchmarks left as JSON.
+"""A document of docs/results out of what the benchmarks left as JSON in docs/results/data.
 
 python benchmarks/table.py speed
 python benchmarks/table.py attacks
 python benchmarks/table.py core
 python benchmarks/table.py hardening
+python benchmarks/table.py hardware
+python benchmarks/table.py leakage
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ from report import markdown
 
 
 class Document(NamedTuple):
-    """Where the JSON files lie, in which order they come, and what stands before them."""
+    """In which order the JSON files come, and what stands before them."""
 
-    folder: Path
     order: tuple[str, ...]
     introduction: str
 
@@ -27,7 +28,6 @@ class Document(NamedTuple):
 _COMMANDS = "each section has its own command, to be run with `.bench/bin/python` from the root of the checkout."
 DOCUMENTS = {
     "speed": Document(
-        Path("runs/bench"),
         (
             *("model", "model-mnist", "layer", "training", "accuracy", "accuracy-vgg9", "inference", "attacks", "audit"),
             *("scaling", "batch_invariance"),
@@ -43,8 +43,11 @@ and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). 
 """,
     ),
     "attacks": Document(
-        Path("runs/attacks"),
-        ("strength-mnist", "strength-cifar10", "strength-mnist-l2", "curves", "inherent", "poisson", "events", "honest"),
+        (
+            *("strength-mnist-0.07", "strength-mnist-0.1", "strength-mnist-0.15", "strength-mnist-l2"),
+            *("strength-cifar10-2", "strength-cifar10-4", "strength-cifar10-8"),
+            *("curves", "inherent", "poisson", "events", "honest"),
+        ),
         f"""# Attacks
 
 {{machine}}
@@ -55,7 +58,6 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
 """,
     ),
     "core": Document(
-        Path("runs/core"),
         (
             *(
                 "conversion-mnist",
@@ -79,7 +81,6 @@ what was expected, is in [core-findings.md](core-findings.md).
 """,
     ),
     "hardening": Document(
-        Path("runs/hardening"),
         ("training-mnist", "training-cifar10", "private", "seal", "dp_audit", "certify"),
         f"""# Hardening
 
@@ -90,7 +91,6 @@ what was expected, is in [hardening-findings.md](hardening-findings.md).
 """,
     ),
     "hardware": Document(
-        Path("runs/hardware"),
         ("twins-mnist", "twins-cifar10", "chips", "integrity", "energy", "peer_models"),
         f"""# Hardware, energy, foreign models
 
@@ -101,7 +101,6 @@ where it is of one network; over chips, the median and the range of those tried.
 """,
     ),
     "leakage": Document(
-        Path("runs/leakage"),
         ("membership-mnist", "membership-cifar10", "membership-private", "gradients", "backdoor"),
         f"""# Leakage
 
@@ -118,7 +117,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("document", choices=list(DOCUMENTS), help="of docs/results")
     given = parser.parse_args()
-    folder, order, introduction = DOCUMENTS[given.document]
+    order, introduction = DOCUMENTS[given.document]
+    folder = Path("docs/results/data") / given.document
     results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     if not results:
         raise SystemExit(f"There is no result in {folder}. Run a benchmark with --json {folder}/NAME.json first.")

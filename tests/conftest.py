@@ -58,17 +58,24 @@ def poisson_model(digits_train):
 
 
 @pytest.fixture
-def cli(monkeypatch, tmp_path):
-    """A function that runs a command in `tmp_path`, in this process for speed: its output, or the error that it ends with."""
+def in_process(monkeypatch):
+    """The command line can be run in this process, whose allocator and waiting stay as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # typer's own, of click
-        from typer.testing import CliRunner
-
-        from trustsnn.cli.main import app
-    from trustsnn.errors import TrustSNNError
-
+        import trustsnn.cli.main
+        import typer.testing  # noqa: F401
     for setting in ("keep_freed_memory", "sleep_while_waiting"):
         monkeypatch.setattr(f"trustsnn.process.{setting}", lambda: None)
+
+
+@pytest.fixture
+def cli(in_process, monkeypatch, tmp_path):
+    """A function that runs a command in `tmp_path`, in this process for speed: its output, or the error that it ends with."""
+    from typer.testing import CliRunner
+
+    from trustsnn.cli.main import app
+    from trustsnn.errors import TrustSNNError
+
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments, text=None):

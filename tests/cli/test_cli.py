@@ -22,6 +22,28 @@ def run(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
+@pytest.fixture
+def here(in_process, monkeypatch, capsys):
+    """As `run`, in this process for speed: what the entry point does with these words in that folder."""
+    import torch
+
+    from trustsnn.cli.main import main
+
+    threads = torch.get_num_threads()
+
+    def invoke(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in arguments])
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    yield invoke
+    torch.set_num_threads(threads)
+    sys.modules.pop("own", None)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(digits_model, tmp_path_factory):
     return trustsnn.save(digits_model, tmp_path_factory.mktemp("models") / "digits")
@@ -132,10 +154,10 @@ def mistakes(checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", BAD_AUDITS)
-def test_a_mistake_is_one_message(name, mistakes, checkpoint, tmp_path):
+def test_a_mistake_is_one_message(name, mistakes, checkpoint, tmp_path, here):
     arguments, code, message = BAD_AUDITS[name]
     arguments = [{"MODEL": str(checkpoint), "EVENTS": "events"}.get(a, a) for a in arguments]
-    result = run("audit", *arguments, "--quiet", "--out", tmp_path / "run", cwd=mistakes)
+    result = here("audit", *arguments, "--quiet", "--out", tmp_path / "run", cwd=mistakes)
     assert result.returncode == code, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -162,8 +184,8 @@ def test_a_model_of_the_users_own(mistakes, tmp_path):
         (["--model", "mlp", "--data", "digits", "--leak", "2"], r"[0, 1]"),
     ],
 )
-def test_a_mistake_in_training_is_one_message(arguments, message, tmp_path):
-    result = run("train", "bptt", *arguments, "--out", "m", cwd=tmp_path)
+def test_a_mistake_in_training_is_one_message(arguments, message, tmp_path, here):
+    result = here("train", "bptt", *arguments, "--out", "m", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
