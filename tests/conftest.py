@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,8 @@ def in_process(monkeypatch):
     """The command line can be run in this process, whose allocator and waiting stay as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # typer's own, of click
-        import trustsnn.cli.main
-        import typer.testing  # noqa: F401
+        for module in ("typer.testing", "trustsnn.cli.main"):
+            import_module(module)
     for setting in ("keep_freed_memory", "sleep_while_waiting"):
         monkeypatch.setattr(f"trustsnn.process.{setting}", lambda: None)
 
