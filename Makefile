@@ -45,8 +45,8 @@ docs: $(VENV)/.dev
 
 # Trains what is to be measured unless it is there; CIFAR-10 and MNIST are looked for under TRUSTSNN_DATA.
 bench: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/model.py --json docs/results/data/speed/model.json
-	$(BENCH)/bin/python benchmarks/model.py --data mnist --json docs/results/data/speed/model-mnist.json
+	$(BENCH)/bin/python benchmarks/model.py --threads 1 --json docs/results/data/speed/model.json
+	$(BENCH)/bin/python benchmarks/model.py --threads 1 --data mnist --json docs/results/data/speed/model-mnist.json
 	for name in layer training accuracy inference attacks audit scaling batch_invariance; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/speed/$$name.json || exit 1; \
 	done
@@ -54,8 +54,8 @@ bench: $(BENCH)/.installed
 
 # Hours on two cores; what was computed is kept under runs, so that a killed one goes on.
 results-attacks: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/model.py --json docs/results/data/speed/model.json
-	$(BENCH)/bin/python benchmarks/model.py --data mnist --json docs/results/data/speed/model-mnist.json
+	$(BENCH)/bin/python benchmarks/model.py --threads 1 --json docs/results/data/speed/model.json
+	$(BENCH)/bin/python benchmarks/model.py --threads 1 --data mnist --json docs/results/data/speed/model-mnist.json
 	for eps in 0.07 0.1 0.15; do \
 		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --eps $$eps --json docs/results/data/attacks/strength-mnist-$$eps.json || exit 1; \
 	done

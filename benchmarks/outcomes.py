@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,11 +18,50 @@ from numpy.typing import NDArray
 from trustsnn.canonical import sha256_of
 from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
-from trustsnn.files import write_atomically
+from trustsnn.files import append_line, write_atomically
 from trustsnn.models import SpikingNetwork
 from trustsnn.training import TrainConfig, train
 
 Arrays = dict[str, NDArray[Any]]
+
+
+class Lines:
+    """A file of JSON lines, one for each thing that was computed: what decides it, and its arrays of truth values or numbers [N].
+
+    It is small enough to be published beside a table that is made of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.known = {sha256_of(told["decides"]): told["arrays"] for told in map(json.loads, lines)}
+
+    def get(self, decides: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays that `compute` gives, from the file if they are there. `decides` is JSON."""
+        key = sha256_of(dict(decides))
+        if key not in self.known:
+            self.known[key] = {name: _told(array) for name, array in compute().items()}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.path, json.dumps({"decides": dict(decides), "arrays": self.known[key]}, sort_keys=True))
+        return {name: _array(told) for name, told in self.known[key].items()}
+
+    def has(self, decides: Mapping[str, Any]) -> bool:
+        """Whether that was computed already."""
+        return sha256_of(dict(decides)) in self.known
+
+
+def _told(array: NDArray[Any]) -> Any:
+    """Truth values as a text of 0 and 1, numbers to six digits, None for infinity."""
+    if array.dtype == bool:
+        return "".join("01"[value] for value in array.tolist())
+    numbers = [float(f"{value:.6g}") if math.isfinite(value) else None for value in array.reshape(-1).tolist()]
+    return numbers if array.ndim else numbers[0]
+
+
+def _array(told: Any) -> NDArray[Any]:
+    if isinstance(told, str):
+        return np.array([value == "1" for value in told])
+    return np.array([math.inf if value is None else value for value in told] if isinstance(told, list) else told)
 
 
 class Outcomes:

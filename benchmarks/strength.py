@@ -5,8 +5,8 @@
     python benchmarks/strength.py --data mnist --norm l2
 
 Every attack meets the same network on trustsnn's kernels, torchattacks through `trustsnn.attacks.adapter`; what it returns is
-projected to the ball and judged by the same forward pass. The images go by in chunks, each attacked by everyone in turn. What
-was computed is kept under --keep, so that a killed run goes on; --minutes ends it early, with the chunks that everyone has met.
+projected to the ball and judged by the same forward pass. The images go by in chunks, each attacked by everyone in turn. Who fell to
+whom is kept in the file --keep, from which a killed run goes on; --minutes ends it early, with the chunks that everyone has met.
 Time is processor time. "The ensemble in that time" is the full ensemble, cut after the last member that had ended by then.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from harness import begin, images, options
 from model import RECIPES, trained
 from numpy.typing import NDArray
-from outcomes import Arrays, Outcomes
+from outcomes import Arrays, Lines
 from report import Report
 from scipy.stats import binomtest
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ from trustsnn.statistics import proportion
 EPS = {("mnist", "linf"): "0.07,0.1,0.15", ("cifar10", "linf"): "2/255,4/255,8/255"}
 EPS |= {("mnist", "l2"): "1,1.5,2", ("cifar10", "l2"): "0.05,0.1,0.2"}
 LAST = "snn-autoattack, full"
+KEPT = Path("docs/results/data/attacks/outcomes")
 Correct = NDArray[np.bool_]
 
 
@@ -101,7 +102,7 @@ def main() -> None:
     given = begin(parser)
     model = trained(given.model or RECIPES[given.data].folder)
     x, y = images(given.data, "test", given.samples)
-    outcomes = Outcomes(given.keep)
+    outcomes = Lines(given.keep or KEPT / f"{given.data}-{given.norm}.jsonl")
     digest = model_hash(model)
     ends = time.monotonic() + 60 * given.minutes
     report = Report(f"Who breaks most: {model.architecture['name']} on {given.data}, T = {model.spec.steps}, {given.norm}", given)
@@ -144,7 +145,7 @@ def _arguments(parser: ArgumentParser) -> None:
     names = "PGD,PGDL2,APGD,Square,CW,DeepFool,AutoAttack"
     parser.add_argument("--peers", default=names, help="attacks of torchattacks (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=np.inf, help="start nothing new after these")
-    parser.add_argument("--keep", type=Path, default=Path("runs/attacks/outcomes"), help="(default %(default)s)")
+    parser.add_argument("--keep", type=Path, help=f"a file of JSON lines (default {KEPT}/DATA-NORM.jsonl)")
 
 
 def _decides(digest: str, given: Namespace, start: int, count: int, attack: Attack) -> dict[str, Any]:

@@ -30,17 +30,17 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, Array]) -> None:
     state = model.state_dict()
     with torch.no_grad():
         for name, array in arrays.items():
-            state[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            state[name].copy_(torch.from_numpy(np.array(array)))
 
 
 def difference(new: Mapping[str, Array], old: Mapping[str, Array]) -> Arrays:
     """`new` minus `old`, name by name: an update."""
-    return {name: new[name] - old[name] for name in new}
+    return {name: np.asarray(new[name] - old[name]) for name in new}
 
 
 def added(old: Mapping[str, Array], update: Mapping[str, Array], rate: float = 1.0) -> Arrays:
     """`old` plus `rate` times `update`; what the update lacks stays as it was."""
-    return {name: value + np.float32(rate) * update[name] if name in update else value for name, value in old.items()}
+    return {name: np.asarray(value + np.float32(rate) * update[name]) if name in update else value for name, value in old.items()}
 
 
 def norm(update: Mapping[str, Array]) -> float:

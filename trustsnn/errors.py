@@ -25,6 +25,14 @@ class RunError(TrustSNNError):
     """A run folder cannot be used: it belongs to another run, or it cannot be written."""
 
 
+class PrivacyBudgetError(TrustSNNError):
+    """What is asked for would spend more privacy than the budget allows."""
+
+
+class ProtocolError(TrustSNNError):
+    """A message between parties is malformed, altered, replayed, out of turn or from the wrong one, or too few of them answered."""
+
+
 class InconclusiveError(TrustSNNError):
     """An evaluation cannot be trusted."""
 

@@ -81,6 +81,20 @@ def parse(text: str, example: str) -> tuple[str, dict[str, Scalar]]:
     return name, settings
 
 
+def from_line(kind: str, catalogue: Mapping[str, Entry], text: str, example: str) -> Any:
+    """The dataclass that a line such as "dirichlet:0.5:minimum=10" names; a first value without a name is its first setting.
+
+    Raises:
+        ConfigError: as `chosen` and `parse`.
+    """
+    name, _, rest = text.strip().partition(":")
+    known = name in catalogue
+    if known and rest and "=" not in rest.partition(":")[0]:
+        first = fields(load_object(catalogue[name].target))[:1]
+        rest = "".join(f"{each.name}=" for each in first) + rest
+    return chosen(kind, catalogue, *parse(f"{name}:{rest}" if rest and known else name, example))
+
+
 def _value(text: str) -> Scalar:
     if text in ("true", "false"):
         return text == "true"

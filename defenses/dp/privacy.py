@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,10 +71,15 @@ class Guarantee:
 
 def epsilon(accountant: str, *, sigma: float, rate: float, steps: int, delta: float) -> float:
     """The eps that Opacus's accountant gives for `steps` steps of noise multiplier sigma and sampling rate q; 0 for no step."""
+    return composed(accountant, [(sigma, rate, steps)], delta)
+
+
+def composed(accountant: str, history: Iterable[tuple[float, float, int]], delta: float) -> float:
+    """The same for a history of (sigma, rate, steps) that differ, one after the other."""
     counted = _opacus().create_accountant(mechanism=accountant)
-    if steps == 0:
+    counted.history = [part for part in history if part[2] > 0]
+    if not counted.history:
         return 0.0
-    counted.history = [(sigma, rate, steps)]
     with warnings.catch_warnings(action="ignore"):  # an order at the end of its range: looser, and still a bound
         return float(counted.get_epsilon(delta))
 

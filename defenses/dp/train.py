@@ -75,7 +75,8 @@ def train_private(
         model.train()
         for place in range(per_epoch):
             step = epoch * per_epoch + place
-            set_rate(optimizer, config.learning_rate, step / promise.steps)
+            if config.schedule == "cosine":
+                set_rate(optimizer, config.learning_rate, step / promise.steps)
             rows = source.batch(step, len(data), promise.rate)
             total = _clipped(model, data, rows, config, privacy.clip, epoch)
             noise(model, total, source, step, promise.sigma * privacy.clip)

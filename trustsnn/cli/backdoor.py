@@ -10,6 +10,7 @@ import typer
 
 from trustsnn.cli import train as options
 from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.data import splits
 
 backdoor_app = typer.Typer(
     help="Plant a backdoor in a model to be studied, or scan a model for one.", no_args_is_help=True, rich_markup_mode=None
@@ -64,7 +65,7 @@ def plant(
     chosen, losses = parse(trigger), recipe_of(recipe) if recipe else None
     if clean is not None and clean.resolve() == out.resolve():
         raise ConfigError(f"Expected --clean and --out as different folders, got {out} for both.")
-    sets = options.splits(data, data_root, download, steps)
+    sets = splits(data, data_root, download, steps)
     train, test = sets["train"], sets["test"]
     stamp = chosen.made(train, target, seed)
     poison = poisoned(train, stamp, target, rate, seed)

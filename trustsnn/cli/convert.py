@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trustsnn.cli import private
 from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of
-from trustsnn.cli.train import splits
+from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
 

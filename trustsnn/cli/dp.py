@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.data import splits
 
 if TYPE_CHECKING:
     from trustsnn.data import Dataset
@@ -95,7 +96,7 @@ def _network(
     from trustsnn.models.onestep import ONE_STEP, build_onestep
 
     steps = steps if steps is not None else 1 if name in ONE_STEP else 4
-    sets = options.splits(data, root, download, steps)
+    sets = splits(data, root, download, steps)
     first = sets["train"]
     shared = {"input_shape": first.sample_shape, "classes": len(first.classes), "steps": steps, **given}
     if name not in ONE_STEP:

@@ -9,6 +9,7 @@ import typer
 
 from trustsnn.cli import train as options
 from trustsnn.cli.audit import listed
+from trustsnn.data import splits
 
 
 def harden(
@@ -46,7 +47,7 @@ def harden(
     from trustsnn.training import TrainConfig
 
     network: Any = resolve_model(model)
-    sets = options.splits(data, data_root, download, network.spec.steps)
+    sets = splits(data, data_root, download, network.spec.steps)
     settings = {**options.training_settings({**locals(), "label_smoothing": 0.0}), "seed": seed}
     settings["epochs"] = settings["epochs"] or options.enough_epochs(sets["train"], batch_size)
     asked: dict[str, Any] = {"profile": profile, "eps": listed(eps), "norms": listed(norms)}

@@ -21,6 +21,7 @@ from trustsnn.cli.convert import convert
 from trustsnn.cli.dp import dp
 from trustsnn.cli.energy import energy
 from trustsnn.cli.export import export
+from trustsnn.cli.federate import federate
 from trustsnn.cli.harden import harden
 from trustsnn.cli.integrity import integrity
 from trustsnn.cli.language import generate, spikegpt
@@ -64,6 +65,7 @@ app.command()(certify)
 app.command()(generate)
 app.command()(audit)
 app.command()(harden)
+app.command()(federate)
 app.command()(energy)
 app.command()(integrity)
 for command in (keygen, seal, unseal, verify):
@@ -148,6 +150,12 @@ def _twins() -> dict[str, str]:
     return {name: f"{entry.description} ({entry.source})" for name, entry in TWINS.items()}
 
 
+def _strategies() -> dict[str, str]:
+    from trustsnn.federated.catalogue import STRATEGIES
+
+    return {name: entry.description for name, entry in STRATEGIES.items()}
+
+
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "attacks": _attacks,
     "corruptions": _corruptions,
@@ -157,6 +165,7 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "profiles": _profiles,
     "recipes": _recipes,
     "twins": _twins,
+    "strategies": _strategies,
 }
 
 

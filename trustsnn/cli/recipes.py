@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.data import splits
 
 
 def s4nn(
@@ -38,7 +39,7 @@ def s4nn(
         low, high = (float(each) for each in spread.split(","))
     except ValueError as error:
         raise ConfigError(f"Expected --spread as two numbers with a comma, such as 5,48, got {spread!r}.") from error
-    sets = options.splits(data, data_root, download, 1)
+    sets = splits(data, data_root, download, 1)
     train_set, out = sets["train"], out or options.folder("s4nn", data, str(hidden))
     model = S4NN(
         train_set.sample_shape,
@@ -86,7 +87,7 @@ def onestep(
     options.prepare(threads)
     from trustsnn.models.onestep import build_onestep
 
-    sets = options.splits(data, data_root, download, steps)
+    sets = splits(data, data_root, download, steps)
     network = build_onestep(
         model, input_shape=sets["train"].sample_shape, classes=len(sets["train"].classes), steps=steps, windows=windows,
         projection=projection, channels=channels, depth=depth, seed=seed,
@@ -127,7 +128,7 @@ def compress(
     from trustsnn.runners.resolve import fit
     from trustsnn.training.attention import AttentionGuided
 
-    sets = options.splits(data, data_root, download)
+    sets = splits(data, data_root, download)
     teacher = load_network(ann)
     fit(teacher, sets["test"])
     guided = AttentionGuided(teacher, alpha, None if layers is None else layers.split(","), label_smoothing)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _search(
     from trustsnn.runners.resolve import fit
 
     model: Any = load(folder)
-    sets = options.splits(data, data_root, download, model.spec.steps)
+    sets = splits(data, data_root, download, model.spec.steps)
     train, test = sets["train"], sets["test"]
     fit(model, test)
     total = selective.bits_of(model)

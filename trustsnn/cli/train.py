@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -241,17 +242,6 @@ def prepare(threads: int | None) -> None:
     from trustsnn.runners.environment import set_threads
 
     set_threads(threads)
-
-
-def splits(data: str, root: Path | None, download: bool, frames: int = 1) -> dict[str, Dataset]:
-    """The training and the test split; of one set for both, a fifth is held out."""
-    from trustsnn.data import load
-    from trustsnn.data.split import stratified
-
-    sets = {split: load(data, split, root=root, download=download, frames=frames) for split in ("train", "test")}
-    if sets["train"].split == sets["test"].split:
-        sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
-    return sets
 
 
 def _train(

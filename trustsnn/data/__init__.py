@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trustsnn.data.registry import load, names
+from trustsnn.data.registry import load, names, splits
 
 if TYPE_CHECKING:
     from trustsnn.data.arrays import from_arrays as from_arrays
@@ -22,7 +22,7 @@ _LAZY = {
     "simulate_frames": "trustsnn.data.events",
 }
 
-__all__ = ["Camera", "Dataset", "from_arrays", "load", "names", "simulate", "simulate_frames"]
+__all__ = ["Camera", "Dataset", "from_arrays", "load", "names", "simulate", "simulate_frames", "splits"]
 
 
 def __getattr__(name: str) -> Any:

@@ -101,6 +101,18 @@ def load(
     raise _unknown(text)
 
 
+def splits(
+    name_or_path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, download: bool = False, frames: int = 1
+) -> dict[str, Dataset]:
+    """The training and the test split as `load` gives them; of one set for both, a fifth is held out."""
+    from trustsnn.data.split import stratified
+
+    sets = {split: load(name_or_path, split, root=root, download=download, frames=frames) for split in ("train", "test")}
+    if sets["train"].split == sets["test"].split:
+        sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
+    return sets
+
+
 def _function(loader: str) -> Any:
     module, _, function = loader.partition(":")
     return getattr(import_module(module), function)

@@ -26,16 +26,18 @@ from trustsnn.training.sparse import sparse_settings
 from trustsnn.training.state import TrainingState, load_state, save_state
 
 OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run. `learning_rate` falls to 0 along a cosine over all steps."""
+    """Settings of a training run. `learning_rate` falls to 0 along a cosine over all steps, or stays with `schedule` "constant"."""
 
     epochs: int = 5
     batch_size: int = 128
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
+    schedule: str = "cosine"
     weight_decay: float = 1e-4
     momentum: float = 0.9
     label_smoothing: float = 0.0
@@ -48,6 +50,8 @@ class TrainConfig:
                 raise ConfigError(f"Expected {name} of at least {low}, got {getattr(self, name)}.")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"Expected an optimizer of {OPTIMIZERS}, got {self.optimizer!r}.")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"Expected a schedule of {SCHEDULES}, got {self.schedule!r}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ConfigError(f"Expected a positive learning rate, got {self.learning_rate}.")
         if not (self.weight_decay >= 0 and 0 <= self.momentum < 1 and 0 <= self.label_smoothing < 1):
@@ -122,7 +126,8 @@ def train(
         total, correct, seen = 0.0, 0, 0
         for step in range(per_epoch):
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
-            set_rate(optimizer, config.learning_rate, (epoch * per_epoch + step) / (config.epochs * per_epoch))
+            if config.schedule == "cosine":
+                set_rate(optimizer, config.learning_rate, (epoch * per_epoch + step) / (config.epochs * per_epoch))
             x, y = (torch.from_numpy(a) for a in data.batch(rows))
             draws = Draws(config.seed, f"train/{epoch}", tuple(data.ids[i] for i in rows))
             x = augment(config.augmentation, x, draws.child("augment"))

@@ -1,0 +1,130 @@
+"""The two apps of Flower, the same in a simulation and on real devices: clients that train, a server that leads the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trustsnn.errors import ConfigError
+from trustsnn.federated.arrays import Arrays
+from trustsnn.federated.client import Site, judge, work
+from trustsnn.federated.coding import parse as compression
+from trustsnn.federated.compression import compress
+from trustsnn.federated.config import FederatedConfig
+from trustsnn.federated.flower import flower
+from trustsnn.federated.poison import poisoned
+from trustsnn.federated.privacy import clipped
+from trustsnn.federated.rounds import keep_own, own_before
+from trustsnn.rng import stream
+
+RESIDUAL = "residual/"
+"""What the names of tensors begin with that a compression left out of a client's last update."""
+
+
+def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path | None = None, threads: int | None = None) -> Any:
+    """Flower's ClientApp of a federation.
+
+    Each node says by its configuration which client it is (`partition-id`), and may say where its own samples lie (`data`) and where it
+    keeps what does not travel (`state`).
+
+    Args:
+        root: where data files lie, in a simulation.
+        kept: the folder in which clients keep what does not travel, in a simulation.
+        threads: of torch, in each process.
+    """
+    app = flower("clientapp").ClientApp()
+    sites: dict[str, Site] = {}
+
+    def here(context: Any) -> tuple[Site, int, Path | None]:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        node = context.node_config
+        if "partition-id" not in node:
+            raise ConfigError('This node does not say which client it is. Start it with --node-config "partition-id=0".')
+        own, client = str(node.get("data", "")), int(node["partition-id"])
+        if not 0 <= client < config.clients:
+            raise ConfigError(f"Expected a partition-id from 0 to {config.clients - 1}, got {client}.")
+        if own not in sites:
+            sites[own] = Site(config, root, Path(own) if own else None)
+        folder = kept / f"{client:04d}" if kept is not None else Path(str(node["state"])) if "state" in node else None
+        if folder is None and config.statistics == "local":
+            raise ConfigError(
+                'Statistics stay with this client, which has no place for them. Start it with --node-config "state=FOLDER".'
+            )
+        return sites[own], client, folder
+
+    @app.query()  # type: ignore[untyped-decorator]
+    def _who(message: Any, context: Any) -> Any:
+        site, client, _ = here(context)
+        train, held = site.samples(client)
+        metrics = {"client": client, "num-examples": len(train), "held": 0 if held is None else len(held)}
+        metrics |= {"classes": [int((train.labels == label).sum()) for label in range(len(train.classes))]}
+        return _reply(message, {}, metrics)
+
+    @app.train()  # type: ignore[untyped-decorator]
+    def _train(message: Any, context: Any) -> Any:
+        site, client, folder = here(context)
+        told = message.content["config"]
+        round_ = int(told["round"])
+        own = own_before(folder, round_) if folder is not None else {}
+        done, staying = work(site, client, round_, arrays_in(message), own_part(own))
+        update, samples, figures = done.update, done.samples, done.row
+        if client in config.poison:
+            update, samples = poisoned(config.poison[client], update, samples)
+        if "clip" in told:
+            update, within = clipped(update, float(told["clip"]))
+            figures = {**figures, "within": int(within)}
+        payload = None
+        if config.compression != "none":
+            draws = stream(config.seed, f"compression/{round_}", str(client))
+            packed = compress(update, compression(config.compression), draws, own_part(own, RESIDUAL))
+            update, payload = {}, packed.payload
+            staying |= {f"{RESIDUAL}{name}": value for name, value in packed.residual.items()}
+        if folder is not None and staying:
+            keep_own(folder, round_, staying)
+        return _reply(message, update, {"client": client, "num-examples": samples, **figures}, payload)
+
+    @app.evaluate()  # type: ignore[untyped-decorator]
+    def _evaluate(message: Any, context: Any) -> Any:
+        site, client, folder = here(context)
+        round_ = int(message.content["config"]["round"])
+        own = own_part(own_before(folder, round_ + 1)) if folder is not None else {}
+        found = judge(site, client, arrays_in(message), own)
+        right, count = (found["successes"], found["count"]) if found is not None else (0, 0)
+        return _reply(message, {}, {"client": client, "successes": right, "count": count})
+
+    return app
+
+
+def server_app(lead: Callable[[Any], None]) -> Any:
+    """Flower's ServerApp that hands its grid to `lead`, such as `Server(...).run`."""
+    app = flower("serverapp").ServerApp()
+
+    @app.main()  # type: ignore[untyped-decorator]
+    def _main(grid: Any, context: Any) -> None:
+        lead(grid)
+
+    return app
+
+
+def own_part(own: Arrays, prefix: str = "") -> Arrays:
+    """Of what stays with a client, the residual of its compression with `prefix` RESIDUAL, or the tensors of the network."""
+    return {name.removeprefix(RESIDUAL): value for name, value in own.items() if name.startswith(RESIDUAL) == bool(prefix)}
+
+
+def arrays_in(message: Any) -> Arrays:
+    """The tensors that a message carries."""
+    return {name: array.numpy() for name, array in message.content["arrays"].items()}
+
+
+def _reply(message: Any, arrays: Arrays, metrics: dict[str, Any], payload: bytes | None = None) -> Any:
+    app = flower("app")
+    records: dict[str, Any] = {"metrics": app.MetricRecord(metrics)}
+    if payload is not None:
+        records["record"] = app.ConfigRecord({"payload": payload})
+    if arrays:
+        records["arrays"] = app.ArrayRecord({name: app.Array(value) for name, value in arrays.items()})
+    return app.Message(app.RecordDict(records), reply_to=message)

@@ -1,0 +1,141 @@
+"""What a client does in a round: train the global model on its own samples and give the change back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trustsnn.data import Dataset, load, splits
+from trustsnn.defenses.dp import PrivacyConfig, train_private
+from trustsnn.errors import ConfigError
+from trustsnn.federated.arrays import Arrays, arrays_of, difference, load_arrays, norm
+from trustsnn.federated.config import FederatedConfig
+from trustsnn.federated.losses import loss
+from trustsnn.federated.partition import Partition, divide
+from trustsnn.federated.privacy import local_charge
+from trustsnn.models import rebuild
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.rng import stream
+from trustsnn.statistics import Figure
+from trustsnn.training import TrainConfig, accuracy, train
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a client did in a round: its update, the samples behind it, and plain figures of it."""
+
+    update: Arrays
+    samples: int
+    row: dict[str, Any]
+
+
+class Site:
+    """One place where clients run: the data of all of them in a simulation, its own alone on a real device."""
+
+    def __init__(self, config: FederatedConfig, root: Path | None = None, own: Path | None = None) -> None:
+        """`root` is where data files lie; `own` is the folder or file of the one client that lives here."""
+        self.config, self.root, self.own = config, root, own
+
+    def samples(self, client: int) -> tuple[Dataset, Dataset | None]:
+        """A client's training samples, and those that it holds out; none where its share of them is below one."""
+        mine = self._own if self.own is not None else self.data.select(self.partition.indices[client])
+        held = int(self.config.holdout * len(mine))
+        order = stream(self.config.seed, "holdout", str(client)).permutation(len(mine))
+        kept, out = np.sort(order[held:]), np.sort(order[:held])
+        return mine.select(kept), mine.select(out) if held else None
+
+    def network(self) -> SpikingNetwork:
+        """The federation's network with the weights that its seed gives."""
+        return network(self.config)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The training split that the clients of a simulation share out."""
+        return splits(self.config.data, self.root, frames=self._frames)["train"]
+
+    @cached_property
+    def _own(self) -> Dataset:
+        assert self.own is not None
+        return load(str(self.own), "train", root=self.root, frames=self._frames)
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Who owns which of its samples."""
+        return divide(self.data, self.config.partition, self.config.clients, seed=self.config.seed)
+
+    @property
+    def _frames(self) -> int:
+        return int(self.config.architecture["arguments"].get("steps", 1))
+
+
+def network(config: FederatedConfig) -> SpikingNetwork:
+    """The network of a federation, with the weights that its own seed gives."""
+    found = rebuild(config.architecture)
+    if not isinstance(found, SpikingNetwork):
+        raise ConfigError(f"Expected a network of layers to federate, got {type(found).__name__}. See: trustsnn list models")
+    return found
+
+
+def statistics(model: torch.nn.Module) -> set[str]:
+    """The names of the running statistics of batch norms in a model's state."""
+    return {name for name in model.state_dict() if name.endswith(("running_mean", "running_var"))}
+
+
+def work(site: Site, client: int, round_: int, arrays: Arrays, own: Arrays | None = None) -> tuple[Work, Arrays]:
+    """Train the global model, `arrays`, on a client's samples.
+
+    Args:
+        own: tensors that stay with the client, from its last round; those of `arrays` in its first one.
+
+    Returns:
+        What goes to the server, and the tensors that stay with the client.
+    """
+    begun = time.perf_counter()
+    config = site.config
+    model = site.network()
+    load_arrays(model, arrays)
+    load_arrays(model, own or {})
+    data, _ = site.samples(client)
+    settings = config.training(client, round_)
+    if len(data) < settings.batch_size:
+        settings = replace(settings, batch_size=max(2, len(data)))
+    row: dict[str, Any]
+    if config.privacy is not None and config.privacy.unit == "sample":
+        row = _train_privately(model, data, settings, config)
+    else:
+        log = train(model, data, settings, recipe=loss(config.loss).recipe(model, data))
+        row = {"loss": float(log[-1]["loss"]), "train_accuracy": float(log[-1]["train_accuracy"])}
+    after = arrays_of(model)
+    staying = {name: after.pop(name) for name in statistics(model)} if config.statistics == "local" else {}
+    update = difference(after, arrays)
+    return Work(update, len(data), {**row, "norm": norm(update), "seconds": time.perf_counter() - begun}), staying
+
+
+def _train_privately(model: SpikingNetwork, data: Dataset, settings: TrainConfig, config: FederatedConfig) -> dict[str, Any]:
+    """DP-SGD with the noise that the ledger charges a round at. Loss and accuracy on the training samples are not private: none is told."""
+    given = config.privacy
+    assert given is not None
+    charge = local_charge(
+        given.asked(), samples=len(data), batch_size=settings.batch_size, epochs=settings.epochs, rounds=config.rounds
+    )
+    privacy = PrivacyConfig(
+        sigma=charge.sigma, delta=given.delta, clip=given.clip, accountant=given.accountant, seeded=given.seeded
+    )
+    train_private(model, data, settings, privacy)
+    return {}
+
+
+def judge(site: Site, client: int, arrays: Arrays, own: Arrays | None = None) -> Figure | None:
+    """The accuracy of the global model, with a client's own tensors, on the samples that the client holds out; None where it has none."""
+    held = site.samples(client)[1]
+    if held is None:
+        return None
+    model = site.network()
+    load_arrays(model, {**arrays, **(own or {})})
+    return accuracy(model.eval(), held, seed=site.config.seed)

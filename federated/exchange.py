@@ -1,0 +1,108 @@
+"""What passes between the server and the clients: one message to each node, and what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trustsnn.errors import RunError
+from trustsnn.federated.arrays import Arrays
+from trustsnn.federated.flower import flower
+
+_WAIT = 600.0  # seconds for all clients to be there
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client answered: tensors by name, numbers and lists of numbers, bytes and texts."""
+
+    arrays: Arrays
+    told: dict[str, Any]
+    record: dict[str, Any]
+
+
+@dataclass
+class Replies:
+    """Of a question: who answered what, and why those that did not answer failed, by client."""
+
+    answers: dict[int, Reply] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+class Exchange:
+    """Questions to clients over a grid of Flower. `timeout`: seconds to wait for the answers to one."""
+
+    def __init__(self, grid: Any, timeout: float) -> None:
+        self.grid, self.timeout = grid, timeout
+        self.nodes: dict[int, int] = {}
+
+    def meet(self, clients: int) -> dict[int, dict[str, Any]]:
+        """Wait for so many clients, and what each says of itself, by client.
+
+        Raises:
+            RunError: a client cannot begin, two nodes say that they are the same client, or some do not come in time.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        ends = time.monotonic() + min(_WAIT, self.timeout)
+        while len(found) < clients:
+            asked = {node: node for node in self.grid.get_node_ids() if node not in self.nodes.values()}
+            replies = self._ask("query", asked, {}, {})
+            if replies.failed:
+                raise RunError(f"A client could not begin: {min(replies.failed.values())}")
+            for node, reply in replies.answers.items():
+                client = reply.told["client"]
+                if client in self.nodes:
+                    raise RunError(f"Two nodes say that they are client {client}. Give each its own partition-id.")
+                self.nodes[client], found[client] = node, reply.told
+            if len(found) < clients:
+                if time.monotonic() > ends:
+                    missing = sorted(set(range(clients)) - set(found))
+                    raise RunError(f"Expected {clients} clients; {', '.join(map(str, missing[:10]))} did not come in time.")
+                time.sleep(0.2)
+        return found
+
+    def ask(self, kind: str, clients: Iterable[int], arrays: Arrays, config: Mapping[str, Any]) -> Replies:
+        """Ask each of these clients the same. `kind` is the message type of Flower, such as "train"; `config` has plain values."""
+        return self.ask_each(kind, dict.fromkeys(clients, config), arrays)
+
+    def ask_each(self, kind: str, configs: Mapping[int, Mapping[str, Any]], arrays: Arrays) -> Replies:
+        """Ask each client its own, and all with the same tensors."""
+        replies = self._ask(kind, {client: self.nodes[client] for client in configs}, arrays, configs)
+        for client, reply in list(replies.answers.items()):
+            if reply.told["client"] != client:
+                replies.failed[client] = f"it says that it is client {reply.told['client']}"
+                del replies.answers[client]
+        for client in configs:
+            if client not in replies.answers:
+                replies.failed.setdefault(client, "it did not answer in time")
+        return replies
+
+    def _ask(self, kind: str, nodes: Mapping[int, int], arrays: Arrays, configs: Mapping[int, Mapping[str, Any]]) -> Replies:
+        app = flower("app")
+        sent = app.ArrayRecord({name: app.Array(value) for name, value in arrays.items()}) if arrays else None
+        messages = []
+        for client, node in nodes.items():
+            record = app.RecordDict({"config": app.ConfigRecord(dict(configs.get(client, {})))})
+            if sent is not None:
+                record["arrays"] = sent
+            messages.append(app.Message(record, dst_node_id=node, message_type=kind))
+        client_of = {node: client for client, node in nodes.items()}
+        replies = Replies()
+        for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
+            client = client_of[reply.metadata.src_node_id]
+            if reply.has_error():
+                replies.failed[client] = str(reply.error.reason)
+                continue
+            told, record = (dict(reply.content.get(name, {})) for name in ("metrics", "record"))
+            if type(told.get("client")) is not int:
+                replies.failed[client] = "it does not say which client it is"
+                continue
+            try:
+                found = {name: array.numpy() for name, array in reply.content.get("arrays", {}).items()}
+            except (ValueError, TypeError, EOFError) as error:
+                replies.failed[client] = f"its tensors cannot be read: {error}"
+                continue
+            replies.answers[client] = Reply(found, told, record)
+        return replies

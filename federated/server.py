@@ -1,0 +1,92 @@
+"""The rounds of a federation, from the first or from where a killed run stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trustsnn.data import Dataset
+from trustsnn.federated.arrays import added, arrays_of, load_arrays
+from trustsnn.federated.client import network, statistics
+from trustsnn.federated.collect import ClientPrivate, Collector, Plain
+from trustsnn.federated.config import FederatedConfig
+from trustsnn.federated.exchange import Exchange
+from trustsnn.federated.rounds import Rounds, resume
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.training import accuracy
+
+
+class Server:
+    """Asks clients, combines what they send, and keeps every round.
+
+    Args:
+        start: the network of round 0.
+        folder: where the state after each round goes; one that is there is taken up.
+        test: samples on which the global model is measured after each round; nothing is chosen by it.
+        told: called with the row of each finished round.
+        timeout: seconds that a round waits for its clients; those that have not answered by then are left out.
+    """
+
+    def __init__(
+        self, config: FederatedConfig, start: SpikingNetwork, folder: Path, *, test: Dataset | None = None,
+        told: Callable[[dict[str, Any]], None] = lambda row: None, timeout: float = 3600.0,
+    ) -> None:  # fmt: skip
+        self.config, self.folder, self.test, self.told, self.timeout = config, folder, test, told, timeout
+        staying = statistics(start) if config.statistics == "local" else set()
+        first = arrays_of(start, staying)
+        self.shapes = {name: array.shape for name, array in first.items()}
+        self.staying = {name: array for name, array in arrays_of(start).items() if name in staying}
+        self.rounds = resume(folder, config.sha256) or Rounds(0, first)
+        self.collector: Collector
+        if config.privacy is not None and config.privacy.unit == "client":
+            self.collector = ClientPrivate(config, self.shapes, folder, self.rounds.rows)
+        else:
+            self.collector = Plain(config, self.shapes, folder)
+
+    def run(self, grid: Any) -> Rounds:
+        """Every round that is not yet there."""
+        exchange = Exchange(grid, self.timeout)
+        clients = exchange.meet(self.config.clients)
+        while self.rounds.round < self.config.rounds:
+            row = self._round(exchange, self.rounds.round + 1, clients)
+            self.rounds.rows.append(row)
+            self.rounds.round += 1
+            self.rounds.save(self.folder, self.config.sha256)
+            self.told(row)
+        return self.rounds
+
+    def network(self) -> SpikingNetwork:
+        """The global model after the last round."""
+        model = network(self.config)
+        load_arrays(model, {**self.staying, **self.rounds.arrays})
+        return model.eval()
+
+    def _round(self, exchange: Exchange, round_: int, clients: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        begun = time.perf_counter()
+        cohort = self.collector.cohort(round_, clients)
+        found = self.collector.collect(exchange, round_, cohort, self.rounds.arrays)
+        if found.update is not None:
+            self.rounds.arrays = added(self.rounds.arrays, found.update, self.config.server_rate)
+        row: dict[str, Any] = {
+            "round": round_, "asked": cohort, "combined": found.used, "clients": _named(found.told), "failed": _named(found.failed),
+            "refused": _named(found.refused), "capped": _named(found.capped), "own": self._judged(exchange, round_, clients),
+        }  # fmt: skip
+        if found.privacy is not None:
+            row["privacy"] = found.privacy
+        if self.test is not None and not self.staying:
+            row["test"] = dict(accuracy(self.network(), self.test, seed=self.config.seed))
+        row["seconds"] = time.perf_counter() - begun
+        return row
+
+    def _judged(self, exchange: Exchange, round_: int, clients: dict[int, dict[str, Any]]) -> dict[str, list[int]]:
+        """Of each client, how many of the samples that it holds out are right, and how many they are."""
+        holding = [client for client, told in sorted(clients.items()) if told["held"]]
+        answers = exchange.ask("evaluate", holding, self.rounds.arrays, {"round": round_}).answers if holding else {}
+        return _named({client: [int(answers[client].told[name]) for name in ("successes", "count")] for client in answers})
+
+
+def _named(values: dict[int, Any]) -> dict[str, Any]:
+    """By the clients' numbers as text, as JSON has it, in their order."""
+    return {str(client): values[client] for client in sorted(values)}
