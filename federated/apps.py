@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from trustsnn.federated.flower import flower
 from trustsnn.federated.poison import poisoned
 from trustsnn.federated.privacy import clipped
 from trustsnn.federated.rounds import keep_own, own_before
+from trustsnn.federated.summing import STAGES, answer
 from trustsnn.rng import stream
+
+SECURE = "secure"
+"""Where a node keeps a client's secrets between the stages of a round of secure aggregation."""
 
 RESIDUAL = "residual/"
 """What the names of tensors begin with that a compression left out of a client's last update."""
@@ -60,17 +64,17 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
     def _who(message: Any, context: Any) -> Any:
         site, client, _ = here(context)
         train, held = site.samples(client)
-        metrics = {"client": client, "num-examples": len(train), "held": 0 if held is None else len(held)}
+        metrics: dict[str, Any] = {"client": client, "num-examples": len(train), "held": 0 if held is None else len(held)}
         metrics |= {"classes": [int((train.labels == label).sum()) for label in range(len(train.classes))]}
         return _reply(message, {}, metrics)
 
-    @app.train()  # type: ignore[untyped-decorator]
-    def _train(message: Any, context: Any) -> Any:
+    def trained(context: Any, message: Any) -> tuple[int, Arrays, int, dict[str, Any], bytes | None]:
+        """The client, and what it sends: its update, the samples behind it, figures, and the packed update in place of the plain one."""
         site, client, folder = here(context)
         told = message.content["config"]
         round_ = int(told["round"])
         own = own_before(folder, round_) if folder is not None else {}
-        done, staying = work(site, client, round_, arrays_in(message), own_part(own))
+        done, staying = work(site, client, round_, arrays_in(message), own_part(own), epochs=told.get("epochs"))
         update, samples, figures = done.update, done.samples, done.row
         if client in config.poison:
             update, samples = poisoned(config.poison[client], update, samples)
@@ -85,7 +89,30 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
             staying |= {f"{RESIDUAL}{name}": value for name, value in packed.residual.items()}
         if folder is not None and staying:
             keep_own(folder, round_, staying)
-        return _reply(message, update, {"client": client, "num-examples": samples, **figures}, payload)
+        return client, update, samples, figures, payload
+
+    @app.train()  # type: ignore[untyped-decorator]
+    def _train(message: Any, context: Any) -> Any:
+        client, update, samples, figures, payload = trained(context, message)
+        record = {} if payload is None else {"payload": payload}
+        return _reply(message, update, {"client": client, "num-examples": samples, **figures}, record)
+
+    def secret(stage: str) -> Callable[[Any, Any], Any]:
+        def _stage(message: Any, context: Any) -> Any:
+            def sent() -> tuple[Arrays, int, dict[str, Any]]:
+                _, update, samples, figures, _ = trained(context, message)
+                return update, samples, figures
+
+            client = here(context)[1]
+            state = dict(context.state.get(SECURE, {}))
+            record, after, figures = answer(stage, config, client, dict(message.content["config"]), state, sent)
+            context.state[SECURE] = flower("app").ConfigRecord(after)
+            return _reply(message, {}, {"client": client, **figures}, record)
+
+        return _stage
+
+    for stage in STAGES if config.secure is not None else ():
+        app.train(stage)(secret(stage))
 
     @app.evaluate()  # type: ignore[untyped-decorator]
     def _evaluate(message: Any, context: Any) -> Any:
@@ -99,7 +126,7 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
     return app
 
 
-def server_app(lead: Callable[[Any], None]) -> Any:
+def server_app(lead: Callable[[Any], object]) -> Any:
     """Flower's ServerApp that hands its grid to `lead`, such as `Server(...).run`."""
     app = flower("serverapp").ServerApp()
 
@@ -120,11 +147,11 @@ def arrays_in(message: Any) -> Arrays:
     return {name: array.numpy() for name, array in message.content["arrays"].items()}
 
 
-def _reply(message: Any, arrays: Arrays, metrics: dict[str, Any], payload: bytes | None = None) -> Any:
+def _reply(message: Any, arrays: Arrays, metrics: dict[str, Any], record: Mapping[str, Any] | None = None) -> Any:
     app = flower("app")
     records: dict[str, Any] = {"metrics": app.MetricRecord(metrics)}
-    if payload is not None:
-        records["record"] = app.ConfigRecord({"payload": payload})
+    if record:
+        records["record"] = app.ConfigRecord(dict(record))
     if arrays:
         records["arrays"] = app.ArrayRecord({name: app.Array(value) for name, value in arrays.items()})
     return app.Message(app.RecordDict(records), reply_to=message)

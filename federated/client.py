@@ -13,17 +13,27 @@ import torch
 
 from trustsnn.data import Dataset, load, splits
 from trustsnn.defenses.dp import PrivacyConfig, train_private
+from trustsnn.energy import count
+from trustsnn.energy.costs import work_of
 from trustsnn.errors import ConfigError
 from trustsnn.federated.arrays import Arrays, arrays_of, difference, load_arrays, norm
 from trustsnn.federated.config import FederatedConfig
+from trustsnn.federated.costs import Cost, round_cost
+from trustsnn.federated.devices import Fleet
+from trustsnn.federated.folders import aligned, load_clients
 from trustsnn.federated.losses import loss
 from trustsnn.federated.partition import Partition, divide
 from trustsnn.federated.privacy import local_charge
+from trustsnn.hardware.choose import parse
+from trustsnn.hardware.deploy import deploy
+from trustsnn.hardware.twin import Chip
 from trustsnn.models import rebuild
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import stream
 from trustsnn.statistics import Figure
 from trustsnn.training import TrainConfig, accuracy, train
+
+_COUNTED = 32  # samples on which a client counts its operations
 
 
 @dataclass(frozen=True)
@@ -50,33 +60,67 @@ class Site:
         kept, out = np.sort(order[held:]), np.sort(order[:held])
         return mine.select(kept), mine.select(out) if held else None
 
-    def network(self) -> SpikingNetwork:
-        """The federation's network with the weights that its seed gives."""
-        return network(self.config)
+    def network(self, client: int) -> SpikingNetwork:
+        """The federation's network as the client's device runs it: with its own number of time steps where it has one."""
+        device = None if self.fleet is None else self.fleet.devices[client]
+        return network(self.config, None if device is None else device.steps)
+
+    def chip(self, model: SpikingNetwork, client: int) -> SpikingNetwork:
+        """`model` on the chip of the client's device, or as it is where it has none."""
+        twin = None if self.fleet is None else self.fleet.devices[client].twin
+        return model if twin is None else deploy(model, parse(twin), Chip(number=client, seed=self.config.seed))
 
     @cached_property
+    def fleet(self) -> Fleet | None:
+        """The devices, where they differ."""
+        return self.config.devices()
+
+    @property
     def data(self) -> Dataset:
         """The training split that the clients of a simulation share out."""
-        return splits(self.config.data, self.root, frames=self._frames)["train"]
+        return self._divided[0]
+
+    @property
+    def partition(self) -> Partition:
+        """Who owns which of its samples."""
+        return self._divided[1]
+
+    @cached_property
+    def test(self) -> Dataset:
+        """The test split."""
+        if self.config.partition == "folders":
+            return load_clients(self.config.data, "test", frames=self._frames)[0]
+        return splits(self.config.data, self.root, frames=self._frames)["test"]
+
+    @cached_property
+    def _divided(self) -> tuple[Dataset, Partition]:
+        if self.config.partition == "folders":
+            data, partition = load_clients(self.config.data, "train", frames=self._frames)
+            if len(partition) != self.config.clients:
+                raise ConfigError(
+                    f"Expected the folders of {self.config.clients} clients in {self.config.data}, got {len(partition)}."
+                )
+            return data, partition
+        data = splits(self.config.data, self.root, frames=self._frames)["train"]
+        return data, divide(data, self.config.partition, self.config.clients, seed=self.config.seed)
 
     @cached_property
     def _own(self) -> Dataset:
         assert self.own is not None
-        return load(str(self.own), "train", root=self.root, frames=self._frames)
-
-    @cached_property
-    def partition(self) -> Partition:
-        """Who owns which of its samples."""
-        return divide(self.data, self.config.partition, self.config.clients, seed=self.config.seed)
+        mine = load(str(self.own), "train", root=self.root, frames=self._frames)
+        return aligned(mine, self.config.classes) if self.config.classes else mine
 
     @property
     def _frames(self) -> int:
         return int(self.config.architecture["arguments"].get("steps", 1))
 
 
-def network(config: FederatedConfig) -> SpikingNetwork:
-    """The network of a federation, with the weights that its own seed gives."""
-    found = rebuild(config.architecture)
+def network(config: FederatedConfig, steps: int | None = None) -> SpikingNetwork:
+    """The network of a federation, with the weights that its own seed gives, unrolled over `steps` instead of its own number if given."""
+    architecture = config.architecture
+    if steps is not None:
+        architecture = {**architecture, "arguments": {**architecture["arguments"], "steps": steps}}
+    found = rebuild(architecture)
     if not isinstance(found, SpikingNetwork):
         raise ConfigError(f"Expected a network of layers to federate, got {type(found).__name__}. See: trustsnn list models")
     return found
@@ -87,10 +131,13 @@ def statistics(model: torch.nn.Module) -> set[str]:
     return {name for name in model.state_dict() if name.endswith(("running_mean", "running_var"))}
 
 
-def work(site: Site, client: int, round_: int, arrays: Arrays, own: Arrays | None = None) -> tuple[Work, Arrays]:
+def work(
+    site: Site, client: int, round_: int, arrays: Arrays, own: Arrays | None = None, *, epochs: int | None = None
+) -> tuple[Work, Arrays]:
     """Train the global model, `arrays`, on a client's samples.
 
     Args:
+        epochs: of this round, where the device gets less done than all of them.
         own: tensors that stay with the client, from its last round; those of `arrays` in its first one.
 
     Returns:
@@ -98,11 +145,12 @@ def work(site: Site, client: int, round_: int, arrays: Arrays, own: Arrays | Non
     """
     begun = time.perf_counter()
     config = site.config
-    model = site.network()
+    model = site.network(client)
     load_arrays(model, arrays)
     load_arrays(model, own or {})
     data, _ = site.samples(client)
     settings = config.training(client, round_)
+    settings = replace(settings, epochs=epochs or settings.epochs)
     if len(data) < settings.batch_size:
         settings = replace(settings, batch_size=max(2, len(data)))
     row: dict[str, Any]
@@ -114,7 +162,19 @@ def work(site: Site, client: int, round_: int, arrays: Arrays, own: Arrays | Non
     after = arrays_of(model)
     staying = {name: after.pop(name) for name in statistics(model)} if config.statistics == "local" else {}
     update = difference(after, arrays)
-    return Work(update, len(data), {**row, "norm": norm(update), "seconds": time.perf_counter() - begun}), staying
+    cost = _cost(site, client, model, data, settings.epochs)
+    told = {"norm": norm(update), "joules": cost.compute_joules, "device_seconds": cost.compute_seconds}
+    return Work(update, len(data), {**row, **told, "seconds": time.perf_counter() - begun}), staying
+
+
+def _cost(site: Site, client: int, model: SpikingNetwork, data: Dataset, epochs: int) -> Cost:
+    """What the training of a round costs the device, by the operations of the trained model on some of its samples."""
+    seen = data.take(min(len(data), _COUNTED), site.config.seed)
+    slowdown = 1.0 if site.fleet is None else site.fleet.devices[client].slowdown
+    return round_cost(
+        work_of(count(model, seen, seed=site.config.seed)), model.spec.steps, site.config.costs, samples=len(data), epochs=epochs,
+        received=0, sent=0, slowdown=slowdown,
+    )  # fmt: skip
 
 
 def _train_privately(model: SpikingNetwork, data: Dataset, settings: TrainConfig, config: FederatedConfig) -> dict[str, Any]:
@@ -132,10 +192,10 @@ def _train_privately(model: SpikingNetwork, data: Dataset, settings: TrainConfig
 
 
 def judge(site: Site, client: int, arrays: Arrays, own: Arrays | None = None) -> Figure | None:
-    """The accuracy of the global model, with a client's own tensors, on the samples that the client holds out; None where it has none."""
+    """The accuracy of the global model on the samples that a client holds out, with its own tensors, on its own chip; None where it has none."""
     held = site.samples(client)[1]
     if held is None:
         return None
-    model = site.network()
+    model = site.network(client)
     load_arrays(model, {**arrays, **(own or {})})
-    return accuracy(model.eval(), held, seed=site.config.seed)
+    return accuracy(site.chip(model.eval(), client), held, seed=site.config.seed)

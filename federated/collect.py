@@ -17,6 +17,7 @@ from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.exchange import Exchange, Replies
 from trustsnn.federated.ledger import FEDERATION, Charge, Ledger
 from trustsnn.federated.strategies import strategy
+from trustsnn.federated.summing import rounding, secure_sum, settings_of
 from trustsnn.federated.validation import Answer, Verdict, validate
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -59,8 +60,8 @@ class Plain:
         if self.ledger is None:
             return cohort
         charges = {f"client {client}": self.charge(int(clients[client]["num-examples"])) for client in cohort}
-        within = set(self.ledger.affordable(charges))
-        if within:
+        within = set(self.ledger.charged(round_))  # of this round, by a run that was killed in it
+        if not within and (within := set(self.ledger.affordable(charges))):
             self.ledger.charge(round_, {account: charges[account] for account in sorted(within)})
         return [client for client in cohort if f"client {client}" in within]
 
@@ -87,14 +88,45 @@ class Plain:
         return Verdict({c: dict(a.update) for c, a in taken.items()}, {c: a.samples for c, a in taken.items()}, {}, {})
 
 
+class Summed:
+    """The sum of all updates, of which the server sees none: a mean by samples, without a validation layer, which could not look."""
+
+    def __init__(self, config: FederatedConfig, shapes: Shapes) -> None:
+        if config.strategy != "fedavg" or config.compression != "none":
+            raise ConfigError(
+                "Secure aggregation gives a sum alone: it goes with fedavg and without compression, not with "
+                f"{config.strategy!r} and {config.compression!r}."
+            )
+        self.config, self.shapes = config, shapes
+        settings_of(config)
+
+    def cohort(self, round_: int, clients: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        """A share of the clients."""
+        return self.config.cohort(round_)
+
+    def collect(self, exchange: Exchange, round_: int, cohort: list[int], arrays: Arrays) -> Collected:
+        """The mean of those that stayed to the end, or None where too few did."""
+        total, told, failed = secure_sum(exchange, self.config, self.shapes, round_, cohort, arrays)
+        if total is None or total.weight == 0:
+            return Collected(None, 0, told, failed)
+        return Collected(total.mean(), len(total.clients), told, failed)
+
+
 class ClientPrivate:
-    """DP-FedAvg: Poisson-sampled clients, clipped updates, noise on their sum; charged to the ledger before a round runs."""
+    """DP-FedAvg: Poisson-sampled clients, clipped updates, noise on their sum; charged to the ledger before a round runs.
+
+    With secure aggregation the server sees their sum alone, and every client clips for itself."""
 
     def __init__(self, config: FederatedConfig, shapes: Shapes, folder: Path, rows: list[dict[str, Any]]) -> None:
         """`rows` are those of the rounds so far, from which an adaptive clip goes on."""
         assert config.privacy is not None
         if config.strategy != "fedavg":
             raise ConfigError(f"Privacy of clients needs their plain sum: it goes with fedavg, not with {config.strategy!r}.")
+        if config.secure is not None and (config.fraction < 1 or config.privacy.adaptive):
+            raise ConfigError(
+                "Privacy of clients under secure aggregation needs every client in every round and a clip that stays: set fraction to 1, and "
+                "adaptive to false."
+            )
         given, self.config, self.shapes, self.rows = config.privacy, config, shapes, rows
         self.source: Randomness = Seeded(config.seed) if given.seeded else Secret()
         self.promise = dp.client_guarantee(
@@ -102,6 +134,8 @@ class ClientPrivate:
         )
         self.adaptive = dp.AdaptiveClip(quantile=given.quantile, learning_rate=given.clip_rate) if given.adaptive else None
         self.expected = config.fraction * config.clients
+        if self.adaptive is not None:
+            dp.sum_multiplier(self.promise.sigma, self.adaptive.deviation(self.expected))  # refused before a round has run
         self.ledger = ledger_of(config, folder)
 
     def cohort(self, round_: int, clients: Mapping[int, Mapping[str, Any]]) -> list[int]:
@@ -112,6 +146,8 @@ class ClientPrivate:
     def collect(self, exchange: Exchange, round_: int, cohort: list[int], arrays: Arrays) -> Collected:
         """The noisy mean of the clipped updates: of none it is noise alone."""
         clip = self.rows[-1]["privacy"]["next_clip"] if self.rows else self.promise.clip
+        if self.config.secure is not None:
+            return self._of_sum(exchange, round_, cohort, arrays, clip)
         replies = exchange.ask("train", cohort, arrays, {"round": round_, "clip": float(clip)}) if cohort else Replies()
         answers, unreadable = answers_of(replies, self.config, self.shapes)
         verdict = validate(answers, self.shapes, self.config.limits.model_copy(update={"norm_ratio": float("inf")}))
@@ -128,6 +164,18 @@ class ClientPrivate:
         return Collected(
             update, len(verdict.updates), told_of(replies), replies.failed, {**unreadable, **verdict.refused}, {}, said
         )
+
+    def _of_sum(self, exchange: Exchange, round_: int, cohort: list[int], arrays: Arrays, clip: float) -> Collected:
+        """The same of a sum that is all the server learns. Too few clients give no sum, and the round releases nothing."""
+        summed, told, failed = secure_sum(exchange, self.config, self.shapes, round_, cohort, arrays, clip)
+        said = {"eps": self.ledger.eps(FEDERATION), "clip": clip, "next_clip": clip, "share_within": None}
+        if summed is None:
+            return Collected(None, 0, told, failed, privacy=said)
+        slack = clip + rounding(self.config, self.shapes)
+        update = dp.noisy_mean(
+            summed.sums, deviation=self.promise.sigma * slack, expected=self.expected, source=self.source, server_round=round_
+        )
+        return Collected(update, len(summed.clients), told, failed, privacy=said)
 
 
 def ledger_of(config: FederatedConfig, folder: Path) -> Ledger:

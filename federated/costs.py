@@ -25,7 +25,7 @@ class Radio(BaseModel):
     model_config = _FROZEN
     up_nj: float = Field(ge=0)
     down_nj: float = Field(ge=0)
-    base_w: float = Field(0.0, ge=0)
+    base_w: float = Field(default=0.0, ge=0)
     up_mbps: float = Field(gt=0)
     down_mbps: float = Field(gt=0)
     source: str = "set by hand"
@@ -62,9 +62,9 @@ class CostSettings(BaseModel):
     model_config = _FROZEN
     precision: Literal["fp32", "fp16"] = "fp32"
     memory: bool = True
-    backward: float = Field(2.0, ge=0)
+    backward: float = Field(default=2.0, ge=0)
     backward_over: Literal["dense", "spikes"] = "dense"
-    operations_per_second: float = Field(1e9, gt=0)
+    operations_per_second: float = Field(default=1e9, gt=0)
     radio: Radio = RADIOS["wifi"]
 
     @field_validator("radio", mode="before")

@@ -18,6 +18,7 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 Whole = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Value = TypeVar("Value")
+Model = TypeVar("Model", bound=BaseModel)
 
 _REST: dict[str, Any] = {
     "dropout": 0.0, "stragglers": 0.0, "straggler_work": 0.0, "joins": 1, "steps": None, "slowdown": 1.0, "twins": None,
@@ -70,12 +71,12 @@ class FleetSettings(BaseModel):
         return value
 
 
-def fleet_settings(given: Mapping[str, Any], where: str = "the fleet") -> FleetSettings:
-    """Validated settings; ConfigError names each that is wrong."""
+def settings_of(kind: type[Model], given: Mapping[str, Any], where: str) -> Model:
+    """Validated settings of a kind such as `FleetSettings`; ConfigError names each that is wrong, and says where."""
     try:
-        return FleetSettings(**given)
+        return kind(**given)
     except (ValidationError, TypeError) as error:
-        raise ConfigError(f"{where}: {_explain(error)}. Known keys: {', '.join(FleetSettings.model_fields)}.") from error
+        raise ConfigError(f"{where}: {_explain(error)}. Known keys: {', '.join(kind.model_fields)}.") from error
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from trustsnn.federated.flower import flower
 ENGINES = {"ray": "clients in processes of Ray, several at a time", "inline": "one client after the other in this process"}
 
 
-def simulate(engine: str, client: Any, clients: int, lead: Callable[[Any], None], *, workers: int = 2) -> None:
+def simulate(engine: str, client: Any, clients: int, lead: Callable[[Any], object], *, workers: int = 2) -> None:
     """Run Flower's ClientApp `client` on that many nodes while `lead` has the grid; what `lead` raises is raised here.
 
     `workers` is the number of processes of Ray.
@@ -72,7 +72,7 @@ def inline_grid(client: Any, clients: int) -> Any:
     return Inline()
 
 
-def _on_ray(client: Any, clients: int, lead: Callable[[Any], None], workers: int) -> None:
+def _on_ray(client: Any, clients: int, lead: Callable[[Any], object], workers: int) -> None:
     from trustsnn.federated.apps import server_app
 
     failed: list[BaseException] = []

@@ -14,6 +14,10 @@ from trustsnn.federated.flower import flower
 _WAIT = 600.0  # seconds for all clients to be there
 
 
+TRAINS = ("train", "train.masked")
+"""The messages upon which a client trains."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What a client answered: tensors by name, numbers and lists of numbers, bytes and texts."""
@@ -37,6 +41,10 @@ class Exchange:
     def __init__(self, grid: Any, timeout: float) -> None:
         self.grid, self.timeout = grid, timeout
         self.nodes: dict[int, int] = {}
+        self.epochs: dict[int, int] = {}
+        """How many epochs a client is to train for, where not for all."""
+        self.traffic: dict[int, list[int]] = {}
+        """Bytes sent to each client and received from it since this was last emptied: of tensors and records, without Flower's framing."""
 
     def meet(self, clients: int) -> dict[int, dict[str, Any]]:
         """Wait for so many clients, and what each says of itself, by client.
@@ -69,6 +77,8 @@ class Exchange:
 
     def ask_each(self, kind: str, configs: Mapping[int, Mapping[str, Any]], arrays: Arrays) -> Replies:
         """Ask each client its own, and all with the same tensors."""
+        if kind in TRAINS:
+            configs = {c: {**given, **({"epochs": self.epochs[c]} if c in self.epochs else {})} for c, given in configs.items()}
         replies = self._ask(kind, {client: self.nodes[client] for client in configs}, arrays, configs)
         for client, reply in list(replies.answers.items()):
             if reply.told["client"] != client:
@@ -82,9 +92,10 @@ class Exchange:
     def _ask(self, kind: str, nodes: Mapping[int, int], arrays: Arrays, configs: Mapping[int, Mapping[str, Any]]) -> Replies:
         app = flower("app")
         sent = app.ArrayRecord({name: app.Array(value) for name, value in arrays.items()}) if arrays else None
-        messages = []
+        messages, size = [], sum(value.nbytes for value in arrays.values())
         for client, node in nodes.items():
             record = app.RecordDict({"config": app.ConfigRecord(dict(configs.get(client, {})))})
+            self.traffic.setdefault(client, [0, 0])[0] += size + _bytes(record["config"].values())
             if sent is not None:
                 record["arrays"] = sent
             messages.append(app.Message(record, dst_node_id=node, message_type=kind))
@@ -104,5 +115,14 @@ class Exchange:
             except (ValueError, TypeError, EOFError) as error:
                 replies.failed[client] = f"its tensors cannot be read: {error}"
                 continue
+            self.traffic[client][1] += sum(array.nbytes for array in found.values()) + _bytes([*told.values(), *record.values()])
             replies.answers[client] = Reply(found, told, record)
         return replies
+
+
+def _bytes(values: Iterable[Any]) -> int:
+    """Of the numbers, texts, bytes and lists of them in a record; Flower's own count stops at an empty list."""
+    return sum(
+        len(value) if isinstance(value, str | bytes) else _bytes(value) if isinstance(value, list | tuple) else 8
+        for value in values
+    )

@@ -164,6 +164,10 @@ class Ledger:
             self._rounds[server_round, attempt] = dict(charges)
             self._seen = digest
 
+    def charged(self, server_round: int, attempt: int = 0) -> list[str]:
+        """The accounts that a round was charged to, in a run before this one too; none where it was not charged."""
+        return sorted(self._rounds.get((server_round, attempt), {}))
+
     def affordable(self, charges: Mapping[str, Charge]) -> list[str]:
         """The accounts that stay within the budget if they are charged so."""
         if self.budget is None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trustsnn.data import Dataset
+from trustsnn.errors import ConfigError
 from trustsnn.federated.arrays import added, arrays_of, load_arrays
 from trustsnn.federated.client import network, statistics
-from trustsnn.federated.collect import ClientPrivate, Collector, Plain
+from trustsnn.federated.collect import ClientPrivate, Collector, Plain, Summed
 from trustsnn.federated.config import FederatedConfig
+from trustsnn.federated.costs import round_cost
 from trustsnn.federated.exchange import Exchange
 from trustsnn.federated.rounds import Rounds, resume
 from trustsnn.models.network import SpikingNetwork
@@ -38,10 +40,15 @@ class Server:
         first = arrays_of(start, staying)
         self.shapes = {name: array.shape for name, array in first.items()}
         self.staying = {name: array for name, array in arrays_of(start).items() if name in staying}
+        self.fleet = config.devices()
+        if self.fleet is not None and any(each.steps not in (None, start.spec.steps) for each in self.fleet.devices):
+            _check_steps(start)
         self.rounds = resume(folder, config.sha256) or Rounds(0, first)
         self.collector: Collector
         if config.privacy is not None and config.privacy.unit == "client":
             self.collector = ClientPrivate(config, self.shapes, folder, self.rounds.rows)
+        elif config.secure is not None:
+            self.collector = Summed(config, self.shapes)
         else:
             self.collector = Plain(config, self.shapes, folder)
 
@@ -65,14 +72,27 @@ class Server:
 
     def _round(self, exchange: Exchange, round_: int, clients: dict[int, dict[str, Any]]) -> dict[str, Any]:
         begun = time.perf_counter()
+        exchange.traffic.clear()
         cohort = self.collector.cohort(round_, clients)
-        found = self.collector.collect(exchange, round_, cohort, self.rounds.arrays)
+        turns = {} if self.fleet is None else self.fleet.turns(round_, cohort)
+        here = [client for client in cohort if client not in turns or turns[client].answers]
+        exchange.epochs = {
+            client: turn.epochs(self.config.local.epochs) for client, turn in turns.items() if turn.reason and turn.answers
+        }
+        found = self.collector.collect(exchange, round_, here, self.rounds.arrays)
+        found.failed |= {client: turn.reason for client, turn in turns.items() if not turn.answers}
+        traffic = {client: list(each) for client, each in exchange.traffic.items()}
         if found.update is not None:
             self.rounds.arrays = added(self.rounds.arrays, found.update, self.config.server_rate)
         row: dict[str, Any] = {
             "round": round_, "asked": cohort, "combined": found.used, "clients": _named(found.told), "failed": _named(found.failed),
-            "refused": _named(found.refused), "capped": _named(found.capped), "own": self._judged(exchange, round_, clients),
+            "refused": _named(found.refused), "capped": _named(found.capped),
         }  # fmt: skip
+        for client, (down, up) in traffic.items():
+            radio = round_cost([], 1, self.config.costs, samples=0, epochs=0, received=down, sent=up)
+            told = row["clients"].setdefault(str(client), {})
+            told |= {"bytes_down": down, "bytes_up": up, "radio_joules": radio.radio_joules}
+        row["own"] = self._judged(exchange, round_, clients)
         if found.privacy is not None:
             row["privacy"] = found.privacy
         if self.test is not None and not self.staying:
@@ -85,6 +105,15 @@ class Server:
         holding = [client for client, told in sorted(clients.items()) if told["held"]]
         answers = exchange.ask("evaluate", holding, self.rounds.arrays, {"round": round_}).answers if holding else {}
         return _named({client: [int(answers[client].told[name]) for name in ("successes", "count")] for client in answers})
+
+
+def _check_steps(model: SpikingNetwork) -> None:
+    """ConfigError for a network whose tensors depend on its number of time steps, which devices with other numbers could not share."""
+    arguments = model.architecture["arguments"]
+    if arguments.get("norm") == "bntt":
+        raise ConfigError(
+            "Devices with other numbers of time steps cannot share statistics for each step (norm bntt). Choose norm batch."
+        )
 
 
 def _named(values: dict[int, Any]) -> dict[str, Any]:

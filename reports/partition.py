@@ -75,9 +75,9 @@ def _circles(axis: Axes, table: NDArray[np.int64], most: int, widest: float, num
             (line,) = axis.plot(x, y, color=colour, linewidth=wide, solid_capstyle="round", clip_on=False)
             line.get_path().should_simplify = False
     if numbered:
-        for x, y, number, wide in zip(client, kind, found, size, strict=True):
+        for column, place, number, wide in zip(client, kind, found, size, strict=True):
             axis.annotate(
-                f"{number:,}", (x, y), xytext=(wide / 2 + 3, 0), textcoords="offset points", va="center", color=INK, fontsize=10,
+                f"{number:,}", (column, place), xytext=(wide / 2 + 3, 0), textcoords="offset points", va="center", color=INK, fontsize=10,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
 
@@ -87,19 +87,12 @@ def _bars(axis: Axes, sizes: NDArray[np.int64], most: int, highest: float, pitch
     heights = highest * sizes / max(1, most)
     x = np.repeat(np.arange(len(sizes), dtype=np.float64), 3)
     y = np.stack([np.full(len(sizes), _GAP), _GAP - heights, np.full(len(sizes), np.nan)], axis=1).reshape(-1)
-    (line,) = axis.plot(x, y, color=REST, linewidth=min(0.7 * pitch, 28), solid_capstyle="butt")
-    line.get_path().should_simplify = False
+    axis.plot(x, y, color=REST, linewidth=min(0.7 * pitch, 28), solid_capstyle="butt")
     if pitch > 7 * len(f"{most:,}"):
-        for x, (number, height) in enumerate(zip(sizes, heights, strict=True)):
+        for place, (number, height) in enumerate(zip(sizes, heights, strict=True)):
             axis.annotate(
-                f"{number:,}",
-                (x, _GAP - height),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                color=MUTED,
-                fontsize=10,
-            )
+                f"{number:,}", (place, _GAP - height), xytext=(0, 2), textcoords="offset points", ha="center", color=MUTED, fontsize=10
+            )  # fmt: skip
 
 
 def _frame(axis: Axes, columns: int, kinds: int, top: float) -> None:

@@ -82,7 +82,7 @@ def is_private(path: Path) -> bool:
 
 def new_key(path: Path) -> None:
     """Write a random key as 64 hexadecimal digits to a new file that its owner alone may read."""
-    _write_new(path, secrets.token_hex(KEY_BYTES).encode() + b"\n", 0o600)
+    write_new(path, secrets.token_hex(KEY_BYTES).encode() + b"\n", 0o600)
 
 
 def new_signing_key(path: Path) -> Path:
@@ -92,9 +92,9 @@ def new_signing_key(path: Path) -> Path:
     if public.exists():
         raise ConfigError(f"{public} is there already. Choose another name.")
     plain = serialization.NoEncryption()
-    _write_new(path, private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain), 0o600)
+    write_new(path, private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain), 0o600)
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
-    _write_new(public, private.public_key().public_bytes(serialization.Encoding.PEM, spki), 0o644)
+    write_new(public, private.public_key().public_bytes(serialization.Encoding.PEM, spki), 0o644)
     return public
 
 
@@ -152,7 +152,8 @@ def _read(path: Path, what: str) -> bytes:
         raise ConfigError(f"Could not read the {what} {path}: {error.strerror}.") from error
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that is not there yet, synced, with these permissions from its first byte on; ConfigError if it is there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

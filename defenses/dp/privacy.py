@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from trustsnn.errors import ConfigError, MissingExtraError
@@ -84,6 +85,7 @@ def composed(accountant: str, history: Iterable[tuple[float, float, int]], delta
         return float(counted.get_epsilon(delta))
 
 
+@lru_cache(maxsize=256)
 def noise_for(eps: float, accountant: str, *, rate: float, steps: int, delta: float) -> float:
     """A noise multiplier sigma with which the run spends at most eps, and at least eps - 0.01 or 99 % of it.
 
@@ -119,7 +121,7 @@ def guarantee(privacy: PrivacyConfig, *, samples: int, batch_size: int, epochs: 
     sigma = privacy.sigma
     if sigma is None:
         assert privacy.eps is not None
-        sigma = noise_for(privacy.eps, privacy.accountant, **account)  # type: ignore[arg-type]
+        sigma = noise_for(privacy.eps, privacy.accountant, **account)
     eps = epsilon(privacy.accountant, sigma=sigma, **account)  # type: ignore[arg-type]
     return Guarantee(eps, privacy.delta, sigma, privacy.clip, rate, steps, privacy.accountant, randomness)
 

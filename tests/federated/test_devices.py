@@ -15,7 +15,12 @@ from trustsnn.canonical import sha256_of
 from trustsnn.energy.conventions import Work
 from trustsnn.errors import ConfigError
 from trustsnn.federated.costs import RADIOS, Cost, CostSettings, Radio, closes_after, round_cost, total
-from trustsnn.federated.devices import Fleet, FleetSettings, Turn, by_share, fleet_settings
+from trustsnn.federated.devices import Fleet, FleetSettings, Turn, by_share, settings_of
+
+
+def fleet_settings(given):
+    return settings_of(FleetSettings, given, "the fleet")
+
 
 MIXED = """
 dropout: 0.2
@@ -219,8 +224,8 @@ def test_every_assumption_is_said():
         {"precision": "int8"},
         {"watt": 1},
     ):
-        with pytest.raises(ValueError, match="CostSettings"):
-            CostSettings(**wrong)
+        with pytest.raises(ConfigError, match=f"the costs: {next(iter(wrong))}: "):
+            settings_of(CostSettings, wrong, "the costs")
 
 
 def test_sums_do_not_depend_on_the_order():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from trustsnn.checkpoint import model_hash, save
-from trustsnn.data import splits
 from trustsnn.errors import RunError
 from trustsnn.federated.apps import client_app
 from trustsnn.federated.client import Site
@@ -57,7 +56,7 @@ def federate(
     _same(out / CONFIG, config)
     config.write(out / CONFIG)
     site = Site(config, running.root)
-    test = splits(config.data, running.root, frames=start.spec.steps)["test"]
+    test = site.test
     partition = site.partition
     partition.write(out / "partition.json")
     server = Server(config, start, out / "rounds", test=test, told=told)
@@ -66,7 +65,7 @@ def federate(
         simulate(running.engine, client, config.clients, server.run, workers=running.workers)
     model = server.network()
     save(model, out / "model", training={"recipe": "federated", "federation": config.sha256, "data": site.data.sha256})
-    record = {
+    record: dict[str, Any] = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "model": model_record(model, model.spec, model_hash(model)),

@@ -1,0 +1,111 @@
+"""The two apps of Flower on real devices, as the files of an app folder call them; see `trustsnn.federated.bundle` for that folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trustsnn.checkpoint import load_network, model_hash, save
+from trustsnn.data import splits
+from trustsnn.errors import ConfigError, RunError
+from trustsnn.federated.apps import client_app
+from trustsnn.federated.client import network
+from trustsnn.federated.config import FederatedConfig
+from trustsnn.federated.flower import flower
+from trustsnn.federated.server import Server
+from trustsnn.files import write_errors, write_text
+from trustsnn.models.network import SpikingNetwork
+
+RUN_CONFIG = {"out": "federation", "checkpoint": "", "test": "", "round-timeout": 3600.0}
+"""What `flwr run --run-config` may set, and what holds without it.
+
+out: the server's folder for the rounds, the privacy ledger and the model, below the folder in which the SuperLink was started unless absolute.
+checkpoint: the folder of the weights of round 0, for a federation that does not start from its own seed.
+test: the data set, by name or path, on whose test split the server measures the global model after each round; without it nothing is measured.
+round-timeout: seconds that a round waits for its clients.
+"""
+
+
+def client(path: Path) -> Any:
+    """The ClientApp of the federation in the file `path`. It computes with one thread, unless OMP_NUM_THREADS says otherwise."""
+    return client_app(FederatedConfig.read(path), threads=None if "OMP_NUM_THREADS" in os.environ else 1)
+
+
+def server(path: Path) -> Any:
+    """The ServerApp of the federation in the file `path`: see `lead`."""
+    config, app = FederatedConfig.read(path), flower("serverapp").ServerApp()
+
+    @app.main()  # type: ignore[untyped-decorator]
+    def _main(grid: Any, context: Any) -> None:
+        lead(config, grid, {**RUN_CONFIG, **context.run_config})
+
+    return app
+
+
+def lead(config: FederatedConfig, grid: Any, settings: Mapping[str, Any]) -> Path:
+    """Every round that is not yet in the server's folder; rounds.json there after each, and the model after the last.
+
+    Args:
+        settings: RUN_CONFIG with the values of this run.
+
+    Returns:
+        The checkpoint folder of the model.
+
+    Raises:
+        ConfigError: the weights of round 0 are not those that the federation was written for.
+        RunError: another run is writing that folder, or it holds another federation.
+    """
+    out = Path(str(settings["out"])).expanduser().resolve()
+    start, test = _start(config, str(settings["checkpoint"])), str(settings["test"])
+    data = splits(test, frames=start.spec.steps)["test"] if test else None
+    log = logging.getLogger("flwr")
+
+    def told(row: dict[str, Any]) -> None:
+        write_text(out / "rounds.json", json.dumps(leader.rounds.rows, indent=1, sort_keys=True) + "\n")
+        right = f", {100 * row['test']['value']:.2f} % of the test samples right" if "test" in row else ""
+        log.info("Round %d: %d of %d updates%s", row["round"], row["combined"], len(row["asked"]), right)
+        for client, reason in row["failed"].items() | row["refused"].items():
+            log.warning("Round %d goes on without client %s: %s", row["round"], client, reason)
+
+    with _alone(out):
+        leader = Server(config, start, out / "rounds", test=data, told=told, timeout=float(settings["round-timeout"]))
+        log.info("Round %d of %d is done, in %s", leader.rounds.round, config.rounds, out)
+        if leader.rounds.round < config.rounds:
+            leader.run(grid)
+        saved = save(leader.network(), out / "model", training={"recipe": "federated", "federation": config.sha256})
+    log.info("The model is in %s", saved)
+    return saved
+
+
+def _start(config: FederatedConfig, checkpoint: str) -> SpikingNetwork:
+    """The network of round 0: that of the seed or of a checkpoint."""
+    start = load_network(Path(checkpoint).expanduser()) if checkpoint else network(config)
+    if model_hash(start) != config.start:
+        given = f"the checkpoint {checkpoint}" if checkpoint else "the seed"
+        raise ConfigError(
+            f"Expected the weights that this federation starts from, model hash {config.start[:16]}, got {model_hash(start)[:16]} from {given}. "
+            "Name their folder on the server: flwr run --run-config 'checkpoint=\"FOLDER\"'"
+        )
+    return start
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a lock on a folder, which goes with the process. RunError where another process has it."""
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"Another run is writing {folder}. Wait for it, or end it with: flwr stop RUN") from error
+        yield
+    finally:
+        os.close(descriptor)
