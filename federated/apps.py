@@ -53,7 +53,8 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
             raise ConfigError(f"Expected a partition-id from 0 to {config.clients - 1}, got {client}.")
         if own not in sites:
             sites[own] = Site(config, root, Path(own) if own else None)
-        folder = kept / f"{client:04d}" if kept is not None else Path(str(node["state"])) if "state" in node else None
+        own_state = Path(str(node["state"])) / config.sha256[:16] if "state" in node else None
+        folder = kept / f"{client:04d}" if kept is not None else own_state
         if folder is None and config.statistics == "local":
             raise ConfigError(
                 'Statistics stay with this client, which has no place for them. Start it with --node-config "state=FOLDER".'
@@ -76,11 +77,11 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
         own = own_before(folder, round_) if folder is not None else {}
         done, staying = work(site, client, round_, arrays_in(message), own_part(own), epochs=told.get("epochs"))
         update, samples, figures = done.update, done.samples, done.row
-        if client in config.poison:
-            update, samples = poisoned(config.poison[client], update, samples)
         if "clip" in told:
             update, within = clipped(update, float(told["clip"]))
             figures = {**figures, "within": int(within)}
+        if client in config.poison:
+            update, samples = poisoned(config.poison[client], update, samples, config.asked)
         payload = None
         if config.compression != "none":
             draws = stream(config.seed, f"compression/{round_}", str(client))

@@ -53,8 +53,8 @@ On every machine, so that Flower calls nobody and installs nothing:
 
     export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 
-1. **Certificates and node keys.** `trustsnn federate certificates keys --hosts ADDRESS --nodes {clients}` for tests and small set-ups, with the address
-   by which nodes reach the server. A node gets `ca.pem` and its own `node-NUMBER.key`, over a channel that you trust.
+1. **Certificates and node keys.** `trustsnn federate certificates keys --hosts ADDRESS --nodes {clients}` for tests and small set-ups, with the
+   address by which nodes reach the server. A node gets `ca.pem` and its own `node-NUMBER.key`, over a channel that you trust.
 2. **SuperLink**, on the server. Whoever reaches its port may submit code to all nodes, so let nodes reach no path of it but `/v1/fleet/`:
 
        flower-superlink --host 127.0.0.1 --port 8000 --enable-supernode-auth --database superlink.db \\

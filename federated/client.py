@@ -23,6 +23,7 @@ from trustsnn.federated.devices import Fleet
 from trustsnn.federated.folders import aligned, load_clients
 from trustsnn.federated.losses import loss
 from trustsnn.federated.partition import Partition, divide
+from trustsnn.federated.poison import tampered
 from trustsnn.federated.privacy import local_charge
 from trustsnn.hardware.choose import parse
 from trustsnn.hardware.deploy import deploy
@@ -55,10 +56,15 @@ class Site:
     def samples(self, client: int) -> tuple[Dataset, Dataset | None]:
         """A client's training samples, and those that it holds out; none where its share of them is below one."""
         mine = self._own if self.own is not None else self.data.select(self.partition.indices[client])
-        held = int(self.config.holdout * len(mine))
-        order = stream(self.config.seed, "holdout", str(client)).permutation(len(mine))
-        kept, out = np.sort(order[held:]), np.sort(order[:held])
-        return mine.select(kept), mine.select(out) if held else None
+        kept = self.trains_on(client, len(mine))
+        out = np.setdiff1d(np.arange(len(mine)), kept)
+        return mine.select(kept), mine.select(out) if len(out) else None
+
+    def trains_on(self, client: int, count: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The places, ascending, that a client trains on among its samples, of which there are `count`."""
+        count = len(self.partition.indices[client]) if count is None else count
+        order = stream(self.config.seed, "holdout", str(client)).permutation(count)
+        return np.sort(order[int(self.config.holdout * count) :])
 
     def network(self, client: int) -> SpikingNetwork:
         """The federation's network as the client's device runs it: with its own number of time steps where it has one."""
@@ -149,6 +155,8 @@ def work(
     load_arrays(model, arrays)
     load_arrays(model, own or {})
     data, _ = site.samples(client)
+    if client in config.poison:
+        data = tampered(config.poison[client], data, config.seed)
     settings = config.training(client, round_)
     settings = replace(settings, epochs=epochs or settings.epochs)
     if len(data) < settings.batch_size:

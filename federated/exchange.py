@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from trustsnn.errors import RunError
 from trustsnn.federated.arrays import Arrays
 from trustsnn.federated.flower import flower
@@ -41,6 +43,8 @@ class Exchange:
     def __init__(self, grid: Any, timeout: float) -> None:
         self.grid, self.timeout = grid, timeout
         self.nodes: dict[int, int] = {}
+        self.seen: dict[int, Arrays] | None = None
+        """Where it is a dictionary: what each client sent upon training, as it came."""
         self.epochs: dict[int, int] = {}
         """How many epochs a client is to train for, where not for all."""
         self.traffic: dict[int, list[int]] = {}
@@ -102,7 +106,9 @@ class Exchange:
         client_of = {node: client for client, node in nodes.items()}
         replies = Replies()
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
-            client = client_of[reply.metadata.src_node_id]
+            client = client_of.get(reply.metadata.src_node_id)
+            if client is None:  # the SuperLink answers in place of a node that is gone
+                continue
             if reply.has_error():
                 replies.failed[client] = str(reply.error.reason)
                 continue
@@ -117,6 +123,9 @@ class Exchange:
                 continue
             self.traffic[client][1] += sum(array.nbytes for array in found.values()) + _bytes([*told.values(), *record.values()])
             replies.answers[client] = Reply(found, told, record)
+            if self.seen is not None and kind in TRAINS:
+                packed = {n: np.frombuffer(each, np.uint8) for n, each in record.items() if isinstance(each, bytes)}
+                self.seen[client] = {**found, **packed}  # type: ignore[dict-item]
         return replies
 
 

@@ -1,4 +1,4 @@
-"""Bad clients, for tests and audits: what one sends in place of its update."""
+"""Bad clients, for tests and audits: what one sends in place of its update, or trains on in place of its samples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from trustsnn.attacks.integrity.backdoor import poisoned as stamped
+from trustsnn.attacks.integrity.triggers import Stamp, Static
+from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.federated.arrays import Arrays
 
@@ -37,8 +40,36 @@ POISONS: dict[str, tuple[str, Callable[[Arrays, int], Sent]]] = {
 """What each does in a line, and the function of (update, samples) that does it."""
 
 
-def poisoned(kind: str, update: Arrays, samples: int) -> Sent:
-    """What a bad client of that kind sends. ConfigError for a kind that there is not."""
-    if kind not in POISONS:
-        raise ConfigError(f"Unknown kind of bad client {kind!r}. Known: {', '.join(POISONS)}.")
+BACKDOORS = {
+    "backdoor": "trains half of its samples to be class 0 with a patch in a corner",
+    "backdoor-boosted": "the same, and its update times the number of clients that are asked (model replacement, Bagdasaryan 2020)",
+}
+TARGET = 0
+
+
+def stamp_of(data: Dataset) -> Stamp:
+    """What a backdoor reacts to: a white patch in the bottom-right corner."""
+    return Static().made(data, TARGET)
+
+
+def tampered(kind: str, data: Dataset, seed: int) -> Dataset:
+    """What a bad client trains on."""
+    if kind not in BACKDOORS:
+        return data
+    rate = min(0.5, float((data.labels != TARGET).mean()))
+    return stamped(data, stamp_of(data), TARGET, rate, seed) if rate * len(data) >= 1 else data
+
+
+def check_kind(kind: str) -> None:
+    """ConfigError for a kind of bad client that there is not."""
+    if kind not in {*POISONS, *BACKDOORS}:
+        raise ConfigError(f"Unknown kind of bad client {kind!r}. Known: {', '.join([*POISONS, *BACKDOORS])}.")
+
+
+def poisoned(kind: str, update: Arrays, samples: int, clients: int) -> Sent:
+    """What a bad client of that kind sends, where so many clients are asked. ConfigError for a kind that there is not."""
+    check_kind(kind)
+    if kind in BACKDOORS:
+        factor = clients if kind.endswith("boosted") else 1
+        return {name: np.asarray(factor * array, dtype=np.float32) for name, array in update.items()}, samples
     return POISONS[kind][1](update, samples)

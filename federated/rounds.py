@@ -43,7 +43,7 @@ def resume(folder: Path, identity: str) -> Rounds | None:
     if not path.exists():
         return None
     arrays, told = read(path)
-    if told["identity"] != identity:
+    if told.keys() != {"round", "identity", "rows"} or told["identity"] != identity:
         raise RunError(
             f"{folder} holds another federation. Choose another folder, or give the settings that this one was begun with."
         )
@@ -51,16 +51,25 @@ def resume(folder: Path, identity: str) -> Rounds | None:
 
 
 def keep_own(folder: Path, round_: int, own: Arrays) -> None:
-    """Write what stays with a client after a round. What no later round can need goes."""
+    """Write what stays with a client after a round. What no later round can need goes, and what a run left that had come further."""
     write(folder / f"round-{round_:05d}.safetensors", own, {"round": round_})
-    for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
-        path.unlink()
+    kept = _kept(folder)
+    needed = {round_, *[number for number in kept if number < round_][-1:]}  # the one before, if this round is killed
+    for number, path in kept.items():
+        if number not in needed:
+            path.unlink()
 
 
 def own_before(folder: Path, round_: int) -> Arrays:
     """What stayed with a client after the last round before this one in which it took part; nothing in its first."""
-    earlier = [path for path in sorted(folder.glob("round-*.safetensors")) if int(path.stem.partition("-")[2]) < round_]
+    earlier = [path for number, path in _kept(folder).items() if number < round_]
     return read(earlier[-1])[0] if earlier else {}
+
+
+def _kept(folder: Path) -> dict[int, Path]:
+    """The files of a client by round, in order."""
+    found = {int(path.stem.partition("-")[2]): path for path in folder.glob("round-*.safetensors")}
+    return dict(sorted(found.items()))
 
 
 def write(path: Path, arrays: Arrays, told: dict[str, Any]) -> None:
@@ -88,6 +97,6 @@ def read(path: Path) -> tuple[Arrays, dict[str, Any]]:
 def _digest(told: dict[str, Any], arrays: Arrays) -> str:
     digest = hashlib.sha256(canonical_json(told).encode())
     for name in sorted(arrays):
-        digest.update(f"{name}{arrays[name].shape}".encode())
+        digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()

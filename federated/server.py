@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from trustsnn.attacks.integrity.backdoor import success
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.federated.arrays import added, arrays_of, load_arrays
@@ -15,7 +16,8 @@ from trustsnn.federated.collect import ClientPrivate, Collector, Plain, Summed
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.costs import round_cost
 from trustsnn.federated.exchange import Exchange
-from trustsnn.federated.rounds import Rounds, resume
+from trustsnn.federated.poison import BACKDOORS, TARGET, check_kind, stamp_of
+from trustsnn.federated.rounds import Rounds, resume, write
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.training import accuracy
 
@@ -28,18 +30,26 @@ class Server:
         folder: where the state after each round goes; one that is there is taken up.
         test: samples on which the global model is measured after each round; nothing is chosen by it.
         told: called with the row of each finished round.
+        keep: whether the global model of every round is kept in `folder`, for an audit.
+        look: the rounds of which what each client sent is kept as well, as the server sees it.
         timeout: seconds that a round waits for its clients; those that have not answered by then are left out.
     """
 
     def __init__(
         self, config: FederatedConfig, start: SpikingNetwork, folder: Path, *, test: Dataset | None = None,
-        told: Callable[[dict[str, Any]], None] = lambda row: None, timeout: float = 3600.0,
+        told: Callable[[dict[str, Any]], None] = lambda row: None, keep: bool = False, look: Collection[int] = (),
+        timeout: float = 3600.0,
     ) -> None:  # fmt: skip
+        self.keep, self.look = keep, look
         self.config, self.folder, self.test, self.told, self.timeout = config, folder, test, told, timeout
         staying = statistics(start) if config.statistics == "local" else set()
         first = arrays_of(start, staying)
         self.shapes = {name: array.shape for name, array in first.items()}
         self.staying = {name: array for name, array in arrays_of(start).items() if name in staying}
+        for client, kind in config.poison.items():
+            check_kind(kind)
+            if not 0 <= client < config.clients:
+                raise ConfigError(f"Expected bad clients from 0 to {config.clients - 1}, got {client}.")
         self.fleet = config.devices()
         if self.fleet is not None and any(each.steps not in (None, start.spec.steps) for each in self.fleet.devices):
             _check_steps(start)
@@ -62,6 +72,8 @@ class Server:
             self.rounds.round += 1
             self.rounds.save(self.folder, self.config.sha256)
             self.told(row)
+        if self.keep:
+            write(self.folder / f"global-{self.rounds.round:05d}.safetensors", self.rounds.arrays, {"round": self.rounds.round})
         return self.rounds
 
     def network(self) -> SpikingNetwork:
@@ -79,7 +91,12 @@ class Server:
         exchange.epochs = {
             client: turn.epochs(self.config.local.epochs) for client, turn in turns.items() if turn.reason and turn.answers
         }
+        if self.keep:
+            write(self.folder / f"global-{round_ - 1:05d}.safetensors", self.rounds.arrays, {"round": round_ - 1})
+        exchange.seen = {} if round_ in self.look else None
         found = self.collector.collect(exchange, round_, here, self.rounds.arrays)
+        for client, sent in (exchange.seen or {}).items():
+            write(self.folder / f"seen-{round_:05d}-{client:05d}.safetensors", sent, {"round": round_, "client": client})
         found.failed |= {client: turn.reason for client, turn in turns.items() if not turn.answers}
         traffic = {client: list(each) for client, each in exchange.traffic.items()}
         if found.update is not None:
@@ -97,6 +114,8 @@ class Server:
             row["privacy"] = found.privacy
         if self.test is not None and not self.staying:
             row["test"] = dict(accuracy(self.network(), self.test, seed=self.config.seed))
+            if any(kind in BACKDOORS for kind in self.config.poison.values()):
+                row["backdoor"] = dict(success(self.network(), self.test, stamp_of(self.test), TARGET, seed=self.config.seed))
         row["seconds"] = time.perf_counter() - begun
         return row
 

@@ -5,6 +5,7 @@ The updates come in the order of the clients' numbers, so that the sum does not 
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class Strategy:
             )
             for client in sorted(updates)
         ]  # fmt: skip
-        with silent():
+        with _silent(), _collected():
             kind = getattr(flower("serverapp.strategy"), self.flowers)
             found, _ = kind(**self.arguments(len(updates))).aggregate_train(1, answers)
         return {name: np.asarray(found[name].numpy(), dtype=np.float32) for name in names}
@@ -144,7 +145,17 @@ class _Reply(NamedTuple):
 
 
 @contextmanager
-def silent() -> Iterator[None]:
+def _collected() -> Iterator[None]:
+    """Flower's Bulyan collects garbage once for each client, a tenth of a second or more: what is there already is left out of it."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
     """Without a line of Flower's for each round."""
     logger = logging.getLogger("flwr")
     level = logger.level

@@ -7,6 +7,7 @@ a billion samples owns the mean. Here a client whose update is refused is named 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -72,12 +73,11 @@ def validate(answers: Mapping[int, Answer], shapes: Mapping[str, tuple[int, ...]
 def malformed(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Why an answer is none that any strategy could use, or None."""
     count = answer.samples
-    whole = isinstance(count, int | float) and not isinstance(count, bool) and math.isfinite(count) and count == int(count)
-    if not whole or count < 1:
-        return f"it says {count!r} samples stand behind it, not a whole number from 1"
+    if type(count) not in (int, float) or not (1 <= count < 2**53 and count == int(count)):
+        return f"it says {reprlib.repr(count)} samples stand behind it, not a whole number from 1"
     missing, extra = sorted(shapes.keys() - answer.update.keys()), sorted(answer.update.keys() - shapes.keys())
     if missing or extra:
-        return f"its tensors are not the model's: {_some('missing', missing)}{_some('unknown', extra)}"
+        return f"its tensors are not the model's: {'; '.join(filter(None, [_some('missing', missing), _some('unknown', extra)]))}"
     for name, shape in shapes.items():
         array = answer.update[name]
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
@@ -97,4 +97,4 @@ def _bound(fixed: float | None, ratio: float, values: list[float]) -> float:
 def _some(word: str, names: list[str]) -> str:
     if not names:
         return ""
-    return f"{word} {', '.join(names[:3])}{' and more' * (len(names) > 3)}; "
+    return f"{word} {', '.join(name[:60] for name in names[:3])}{' and more' * (len(names) > 3)}"

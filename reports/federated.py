@@ -57,6 +57,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
             f"Of the updates asked for, {trouble['failed']} never came, {trouble['refused']} were refused and {trouble['capped']} had their weight "
             "cut back; the rounds went on without them."
         )
+    found += _costs(record) + _privacy(record)
     if skipped := [row["round"] for row in record["rounds"] if not row["combined"]]:
         found.append(
             f"In {len(skipped)} rounds too few updates were left to combine, so that the model stayed as it was: {skipped[:10]}."
@@ -67,6 +68,30 @@ def sentences(record: dict[str, Any]) -> list[str]:
     return found
 
 
+def _costs(record: dict[str, Any]) -> list[str]:
+    down, up, compute, radio = (
+        sum(told.get(name, 0) for row in record["rounds"] for told in row["clients"].values())
+        for name in ("bytes_down", "bytes_up", "joules", "radio_joules")
+    )
+    return [
+        f"In all the clients got {down / 1e6:,.1f} MB and sent {up / 1e6:,.1f} MB of tensors and records, and spent an estimated {compute:,.3g} J on "
+        f"training and {radio:,.3g} J on the radio. What that rests on is below."
+    ]
+
+
+def _privacy(record: dict[str, Any]) -> list[str]:
+    given = record["config"]["privacy"]
+    spent = next((row["privacy"]["eps"] for row in reversed(record["rounds"]) if "privacy" in row), None)
+    if given is None or spent is None:
+        return []
+    eps = spent if isinstance(spent, float) else max(spent.values(), default=0.0)
+    whom = "every client" if given["unit"] == "client" else "every sample of one client"
+    seeded = "; the noise is seeded, which is no guarantee against whoever knows the seed" if given["seeded"] else ""
+    return [
+        f"By the ledger the models of all rounds are ({eps:.3g}, {given['delta']:g}) differentially private for {whom}{seeded}."
+    ]
+
+
 def _clients(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Of each client: samples, rounds in which its update was used, its accuracy on its own at the end, its last loss."""
     found = []
@@ -75,11 +100,20 @@ def _clients(record: dict[str, Any]) -> list[dict[str, Any]]:
         seen = [row["clients"][name] for row in record["rounds"] if name in row["clients"]]
         used = sum(name in row["clients"] and name not in row["refused"] for row in record["rounds"])
         right, count = record["rounds"][-1]["own"].get(name, [0, 0])
+        told = [row["clients"].get(name, {}) for row in record["rounds"]]
+        device = record["devices"][client] if record["devices"] else None
         found.append({
             "client": client, "samples": sum(counts), "classes": sum(each > 0 for each in counts), "used": used,
+            "up": sum(each.get("bytes_up", 0) for each in told) / 1e6,
+            "joules": sum(each.get("joules", 0) + each.get("radio_joules", 0) for each in told),
+            "device": _device(device, record["model"]["spec"]["steps"]),
             "own": right / count if count else None, "loss": seen[-1].get("loss") if seen else None,
         })  # fmt: skip
     return found
+
+
+def _device(device: dict[str, Any] | None, steps: int) -> str:
+    return "" if device is None else f"T {device['steps'] or steps}{', ' + device['twin'] if device['twin'] else ''}"
 
 
 def _trouble(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,6 +169,6 @@ def _curve(record: dict[str, Any]) -> str:
         panel.set_xlabel("round", color=MUTED)
         panel.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
         panel.grid(axis="y", color=LINE)
-        panel.legend(loc="lower right", frameon=False, labelcolor=INK)
+        panel.legend(loc="best", frameon=False, labelcolor=INK)
 
     return svg(draw, (1, 1), (_WIDE, 340), "federated")

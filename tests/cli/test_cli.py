@@ -243,3 +243,7 @@ def test_a_failed_gate_exits_1_and_nothing_else_does(checkpoint, tmp_path):
     assert result.returncode == 1
     assert result.stdout.startswith("fail:")
     assert "failure" in (tmp_path / "r" / "junit.xml").read_text()
+
+
+def test_help_is_plain(here, tmp_path):
+    assert "[default: 4]" in here("train", "bptt", "--help", cwd=tmp_path).stdout.replace("\\[", "escaped")

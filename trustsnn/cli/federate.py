@@ -1,26 +1,60 @@
-"""`trustsnn federate`."""
+"""`trustsnn federate`: a federation simulated here, and what real devices need."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
+import typer.core
 
 from trustsnn.cli import train as options
 
+if TYPE_CHECKING:
+    from trustsnn.federated.config import FederatedConfig
+    from trustsnn.models.network import SpikingNetwork
 
-def federate(
+
+class _Group(typer.core.TyperGroup):
+    """A group with a command for what begins with an option of none."""
+
+    default = "run"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+federate_app = typer.Typer(
+    cls=_Group, no_args_is_help=True, rich_markup_mode=None,
+    help="Train across clients on Flower: simulated here, or on real devices. `federate --data ...` is short for `federate run --data ...`.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What the options that commands share come to: the settings, the network that it starts from, and where data files lie."""
+
+    config: FederatedConfig
+    start: SpikingNetwork
+    root: Path | None
+
+
+def settings(
     data: options.DataOption,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the model, the rounds and the report.")],
     model: Annotated[
         str, typer.Option("--model", help="A bundled network (see `trustsnn list models`), or a checkpoint folder to start from.")
     ] = "conv",
     clients: Annotated[int, typer.Option(help="How many.")] = 20,
     rounds: Annotated[int, typer.Option(help="How many.")] = 30,
     alpha: Annotated[float | None, typer.Option(help="Short for --partition dirichlet:alpha=ALPHA.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Who owns what: iid, dirichlet:alpha=0.5, shards:per_client=2.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Who owns what: iid, dirichlet:0.5, shards:2, or folders, one for each client, in --data.")] = None,
     fraction: Annotated[float, typer.Option(help="Of the clients that are asked in a round.")] = 1.0,
     strategy: Annotated[str, typer.Option(help="How updates become one; see `trustsnn list strategies`.")] = "fedavg",
     loss: Annotated[
@@ -38,43 +72,60 @@ def federate(
     learning_rate: Annotated[float, typer.Option("--lr", help="In the first round; a tenth in the last.")] = 0.05,
     augment: options.AugmentOption = "none",
     holdout: Annotated[float, typer.Option(help="Share of its samples on which a client measures and does not train.")] = 0.1,
-    fail_under: Annotated[
-        float | None, typer.Option(help="Exit with 1 if the test accuracy after the last round is below this.")
+    compression: Annotated[str, typer.Option(help="Of updates on their way up: none, top-k:0.01 or quantised:8.")] = "none",
+    privacy: Annotated[
+        str | None,
+        typer.Option(
+            help="Differential privacy, such as client:eps=8, client:sigma=1:clip=0.5:budget=8 or sample:eps=8; see the guide."
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="ray, or inline for one client after the other in this process.")] = "ray",
-    workers: Annotated[int | None, typer.Option(help="Processes of Ray; one for each core by default.")] = None,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="Secure aggregation: the server learns the sum of a round alone.")
+    ] = False,
+    threshold: Annotated[float, typer.Option(help="Of secure aggregation: share of the asked clients that must stay.")] = 0.67,
+    fleet: Annotated[
+        Path | None, typer.Option(help="A YAML file of what devices are like: drop-outs, stragglers, time steps, hardware twins.")
+    ] = None,
+    max_norm: Annotated[
+        float | None, typer.Option(help="Refuse an update with a larger L2 norm, besides ten times the median.")
+    ] = None,
+    validate: Annotated[bool, typer.Option(help="Refuse updates that are malformed or out of proportion.")] = True,
+    poison: Annotated[
+        str | None, typer.Option(help="Bad clients of a simulation, such as 0=nan,3=backdoor; see the guide.")
+    ] = None,
     seed: options.SeedOption = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads of a client.")] = 1,
     data_root: options.RootOption = None,
-    quiet: options.QuietOption = False,
-) -> None:
-    """Train across simulated clients on Flower. The same command goes on where a killed run stopped."""
+) -> Federation:
+    """The federation of these options."""
     options.prepare(None)
     from trustsnn.checkpoint import load_network, model_hash
     from trustsnn.data import splits
     from trustsnn.errors import ConfigError
     from trustsnn.federated.config import parsed
+    from trustsnn.federated.folders import load_clients
     from trustsnn.models import build
-    from trustsnn.reports.federated import lines
-    from trustsnn.runners.federated import Running
-    from trustsnn.runners.federated import federate as run
-    from trustsnn.runners.progress import Reporter
+    from trustsnn.runners.config import read_config
 
     if alpha is not None and partition is not None:
         raise ConfigError("Give --alpha or --partition, not both.")
+    train = (
+        load_clients(data, "train", frames=steps)[0] if partition == "folders" else splits(data, data_root, frames=steps)["train"]
+    )
     if Path(model).is_dir():
         start: Any = load_network(model)
     else:
-        train = splits(data, data_root, frames=steps)["train"]
         start = build(
             model, input_shape=train.sample_shape, classes=len(train.classes), steps=1 if neuron == "relu" else steps, neuron=neuron,
             encoder=encoder, norm=norm, channels=channels, domain=train.domain, max_count=train.max_count, seed=seed,
         )  # fmt: skip
     config = parsed(
         {
-            "architecture": start.architecture, "start": model_hash(start), "data": data, "clients": clients, "rounds": rounds,
-            "partition": partition or f"dirichlet:alpha={0.5 if alpha is None else alpha}", "fraction": fraction, "strategy": strategy,
-            "loss": loss, "statistics": statistics, "holdout": holdout, "seed": seed,
+            "architecture": start.architecture, "start": model_hash(start), "data": data, "classes": train.classes, "clients": clients,
+            "rounds": rounds, "partition": partition or f"dirichlet:alpha={0.5 if alpha is None else alpha}", "fraction": fraction,
+            "strategy": strategy, "loss": loss, "statistics": statistics, "holdout": holdout, "seed": seed,
+            "compression": compression, "privacy": _privacy(privacy), "secure": {"threshold": threshold} if secure else None,
+            "fleet": None if fleet is None else read_config(fleet), "poison": _bad_clients(poison),
+            "limits": {"on": validate, "norm": max_norm},
             "local": {
                 "epochs": local_epochs, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
                 "augmentation": augment,
@@ -82,18 +133,161 @@ def federate(
         },
         "trustsnn federate",
     )  # fmt: skip
-    running = Running(engine, workers or os.cpu_count() or 1, threads, data_root)
+    return Federation(config, start, data_root)
+
+
+def _privacy(text: str | None) -> dict[str, Any] | None:
+    """The settings of a line such as "client:eps=8:clip=0.5"."""
+    if text is None:
+        return None
+    from trustsnn.settings import parse
+
+    unit, given = parse(text, "client:eps=8")
+    return {"unit": unit, **given}
+
+
+def _bad_clients(text: str | None) -> dict[str, str]:
+    """Kinds of bad clients by number, of a line such as "0=nan,3=backdoor"."""
+    from trustsnn.errors import ConfigError
+
+    found = {}
+    for each in (text or "").split(",") if text else ():
+        client, equals, kind = each.partition("=")
+        if not equals or not client.strip().isdigit():
+            raise ConfigError(f"Expected bad clients as CLIENT=KIND with commas, such as 0=nan,3=backdoor, got {each!r}.")
+        found[client.strip()] = kind.strip()
+    return found
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command of a Federation and of options of its own, as one of those and of the options of `settings`."""
+    shared = inspect.signature(settings, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    def whole(**given: Any) -> None:
+        command(settings(**{name: given.pop(name) for name in shared}), **given)
+
+    every = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*shared.values(), *own)]
+    whole.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    whole.__annotations__ = {each.name: each.annotation for each in every}
+    whole.__name__, whole.__doc__ = command.__name__, command.__doc__
+    return whole
+
+
+@federate_app.command()
+@_with_settings
+def run(
+    federation: Federation,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model, the rounds and the report.")],
+    fail_under: Annotated[
+        float | None, typer.Option(help="Exit with 1 if the test accuracy after the last round is below this.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="ray, or inline for one client after the other in this process.")] = "ray",
+    workers: Annotated[int | None, typer.Option(help="Processes of Ray; one for each core by default.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of a client.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the model of every round, for `trustsnn federate audit`.")] = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Simulate the clients on this machine. The same command goes on where a killed run stopped."""
+    from trustsnn.reports.federated import lines
+    from trustsnn.runners.federated import Running, federate
+    from trustsnn.runners.progress import Reporter
+
+    running = Running(engine, workers or os.cpu_count() or 1, threads, federation.root, keep)
     with Reporter(quiet) as reporter:
-        reporter.start(rounds, 0, 0)
+        reporter.start(federation.config.rounds, 0, 0)
 
         def told(row: dict[str, Any]) -> None:
             reporter.finished(line_of(row))
 
-        done = run(config, start, out, running, least=fail_under, told=told)
+        done = federate(federation.config, federation.start, out, running, least=fail_under, told=told)
     for line in lines(done.record):
         typer.echo(line)
     typer.echo(str(done.report))
     raise typer.Exit(done.exit_code)
+
+
+@federate_app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="A folder of `trustsnn federate run --keep`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for audit.json and audit.html.")],
+    samples: Annotated[int, typer.Option(help="Members, and as many others, that are told apart.")] = 2000,
+    every: Annotated[int, typer.Option(help="Rounds between two that are attacked.")] = 5,
+    images: Annotated[int, typer.Option(help="One-sample updates that are inverted.")] = 8,
+    iterations: Annotated[int, typer.Option(help="Of that search.")] = 200,
+    fail_over: Annotated[
+        float | None, typer.Option(help="Exit with 1 if more than this share of the members is found at 1 % false alarms.")
+    ] = None,
+    data_root: options.RootOption = None,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Attack a federation: membership round by round and by client, gradient inversion as the server sees updates, backdoors, posture."""
+    options.prepare(None)
+    from trustsnn.reports.federated_audit import lines
+    from trustsnn.runners.federated_audit import Plan
+    from trustsnn.runners.federated_audit import audit as attack
+
+    plan = Plan(samples, every, images, iterations, fail_over)
+    done = attack(run, out, plan, root=data_root, told=(lambda line: None) if quiet else lambda line: typer.echo(line, err=True))
+    for line in lines(done.record):
+        typer.echo(line)
+    typer.echo(str(done.report))
+    raise typer.Exit(done.exit_code)
+
+
+@federate_app.command("app")
+@_with_settings
+def app_(
+    federation: Federation,
+    folder: Annotated[Path, typer.Argument(help="A new folder for the app.")],
+    out: Annotated[
+        str,
+        typer.Option("--out", help="The server's folder for the rounds and the model, below where the SuperLink was started."),
+    ] = "federation",
+    test: Annotated[
+        str | None,
+        typer.Option(help="The server's data set for the accuracy after each round, or none. [default: that of --data]"),
+    ] = None,
+) -> None:
+    """Write the Flower app with which real devices train: settings, a few lines of code and a guide. `flwr run` sends it to them."""
+    from trustsnn.federated.bundle import write_app
+
+    measured = federation.config.data if test is None else "" if test == "none" else test
+    for path in write_app(folder, federation.config, out=out, test=measured):
+        typer.echo(path)
+
+
+@federate_app.command()
+def certificates(
+    folder: Annotated[Path, typer.Argument(help="A new folder, which its owner alone can open.")],
+    hosts: Annotated[
+        str, typer.Option(help="With commas: addresses and names by which nodes reach the server.")
+    ] = "127.0.0.1,localhost",
+    nodes: Annotated[int, typer.Option(help="How many get a key for SuperNode authentication.")] = 1,
+    days: Annotated[int, typer.Option(help="Until the certificates expire.")] = 365,
+) -> None:
+    """Make certificates for TLS and keys for nodes, for tests and small set-ups. The key of the CA is not kept."""
+    from trustsnn.federated.certificates import make
+
+    for path in make(folder, [host.strip() for host in hosts.split(",")], nodes, days=days):
+        typer.echo(path)
+
+
+@federate_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder of `trustsnn federate certificates`, or what a node has of it.")],
+    server: Annotated[
+        str | None, typer.Option(help="HOST:PORT: greet the server there as a node does, and look at what it shows.")
+    ] = None,
+) -> None:
+    """Check certificates and keys before Flower uses them: dates, who signed what, which key fits, who can read it."""
+    from trustsnn.federated.certificates import CA, handshake
+    from trustsnn.federated.certificates import check as looked_at
+
+    for line in looked_at(folder):
+        typer.echo(line)
+    if server is not None:
+        typer.echo(handshake(folder / CA, server))
 
 
 def line_of(row: dict[str, Any]) -> str:

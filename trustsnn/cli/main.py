@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import click
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,7 @@ from trustsnn.cli.convert import convert
 from trustsnn.cli.dp import dp
 from trustsnn.cli.energy import energy
 from trustsnn.cli.export import export
-from trustsnn.cli.federate import federate
+from trustsnn.cli.federate import federate_app
 from trustsnn.cli.harden import harden
 from trustsnn.cli.integrity import integrity
 from trustsnn.cli.language import generate, spikegpt
@@ -42,6 +43,7 @@ from trustsnn.cli.seal import (
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
+typer.core.HAS_RICH = False  # plain help would show the backslash that keeps "[default: 4]" from rich, which it does not go through
 EXIT_CODES = (
     "Exit codes: 0 pass; 1 a gate failed; 2 usage or configuration; 3 inconclusive: the evaluation cannot be trusted or is "
     "incomplete; 4 unsafe or unreadable artefact."
@@ -59,13 +61,13 @@ for recipe in (compress, dp, onestep, s4nn, spikegpt):
 app.add_typer(train_app, name="train")
 app.add_typer(leakage_app, name="leakage")
 app.add_typer(backdoor_app, name="backdoor")
+app.add_typer(federate_app, name="federate")
 app.command()(convert)
 app.command()(export)
 app.command()(certify)
 app.command()(generate)
 app.command()(audit)
 app.command()(harden)
-app.command()(federate)
 app.command()(energy)
 app.command()(integrity)
 for command in (keygen, seal, unseal, verify):

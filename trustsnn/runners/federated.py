@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ CONFIG = "federation.json"
 
 @dataclass(frozen=True)
 class Running:
-    """How a federation is simulated, which does not change what comes of it: engine, processes of Ray, threads of each, where data lie."""
+    """How a federation is simulated, which does not change what comes of it: engine, processes of Ray, threads of each, where data lie, and
+    whether the model of every round is kept for an audit."""
 
     engine: str = "ray"
     workers: int = 2
     threads: int = 1
     root: Path | None = None
+    keep: bool = False
 
 
 def federate(
@@ -59,7 +61,7 @@ def federate(
     test = site.test
     partition = site.partition
     partition.write(out / "partition.json")
-    server = Server(config, start, out / "rounds", test=test, told=told)
+    server = Server(config, start, out / "rounds", test=test, told=told, keep=running.keep)
     if server.rounds.round < config.rounds:
         client = client_app(config, root=running.root, kept=out / "clients", threads=running.threads)
         simulate(running.engine, client, config.clients, server.run, workers=running.workers)
@@ -73,6 +75,8 @@ def federate(
         "test": data_record(test),
         "partition": {"settings": dict(partition.settings), "sha256": partition.sha256, "counts": partition.counts(site.data).tolist()},
         "rounds": [_untimed(row) for row in server.rounds.rows],
+        "devices": None if server.fleet is None else [asdict(each) for each in server.fleet.devices],
+        "assumptions": [f"Energy: {what}." for what in config.costs.assumptions().values()],
         "gate": _gate(server.rounds, least),
         "environment": environment(),
     }  # fmt: skip
