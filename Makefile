@@ -11,7 +11,8 @@ EDITABLE := --no-build-isolation --config-settings editable_mode=strict --editab
 FOLDERS := trustsnn attacks defenses federated reports
 SOURCES := $(shell find $(FOLDERS) -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -path '*/templates/*')
 
-.PHONY: audit test test-slow test-peer lint types docs bench results-attacks results-core results-hardening results-hardware results-leakage clean
+.PHONY: audit test test-slow test-peer lint types docs bench clean \
+	results-attacks results-core results-hardening results-hardware results-leakage results-federated
 
 audit: $(VENV)/.installed
 	rm -rf models/quickstart runs/quickstart
@@ -123,6 +124,14 @@ results-leakage: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/backdoor.py --threads 1 --json docs/results/data/leakage/backdoor.json
 	$(BENCH)/bin/python benchmarks/table.py leakage
 
+# Hours on two cores; goes on where a killed one stopped.
+results-federated: $(BENCH)/.installed
+	$(BENCH)/bin/python benchmarks/federated.py --threads 1 --json docs/results/data/federated/training.json
+	$(BENCH)/bin/python benchmarks/federated.py --threads 1 --channels 0.25 --rounds 10 --models 'SNN;ANN' \
+		--cells 5:0.5,20:0.5,50:0.5,20:10,20:0.1 --json docs/results/data/federated/growth.json
+	$(BENCH)/bin/python benchmarks/poison.py --threads 1 --json docs/results/data/federated/poison.json
+	$(BENCH)/bin/python benchmarks/table.py federated
+
 clean:
 	rm -rf $(VENV) $(BENCH) build site *.egg-info
 
@@ -145,7 +154,7 @@ $(VENV)/.dev: $(VENV)/.installed
 $(BENCH)/.installed: pyproject.toml requirements.lock benchmarks/requirements.txt $(SOURCES)
 	test -x $(BENCH)/bin/pip || $(PYTHON) -m venv $(BENCH)
 	$(INSTALL_BENCH) --upgrade 'setuptools>=77' wheel
-	$(INSTALL_BENCH) $(EDITABLE) .
+	$(INSTALL_BENCH) $(EDITABLE) '.[federated]'
 	$(INSTALL_BENCH) --requirement benchmarks/requirements.txt
 	$(INSTALL_BENCH) --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 sinabs==3.1.3 torchattacks==3.5.1
 	@touch $@

@@ -6,6 +6,7 @@ python benchmarks/table.py core
 python benchmarks/table.py hardening
 python benchmarks/table.py hardware
 python benchmarks/table.py leakage
+python benchmarks/table.py federated
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ what was expected, is in [hardening-findings.md](hardening-findings.md).
 {{machine}}
 
 Made by `make results-hardware`; {_COMMANDS} A twin is a model of a chip and no chip. A figure stands with its count and its 95 % interval
-where it is of one network; over chips, the median and the range of those tried.
+where it is of one network; over chips, the median and the range of those tried. What the tables say is in [hardware-findings.md](hardware-findings.md).
 """,
     ),
     "leakage": Document(
@@ -107,6 +108,15 @@ where it is of one network; over chips, the median and the range of those tried.
 {{machine}}
 
 Made by `make results-leakage`; {_COMMANDS} A figure stands with its count or its 95 % interval.
+""",
+    ),
+    "federated": Document(
+        ("training", "growth", "poison"),
+        f"""# Federated training
+
+{{machine}}
+
+Made by `make results-federated`; {_COMMANDS} A figure stands with its 95 % interval over test images; a federation is one run with one seed.
 """,
     ),
 }

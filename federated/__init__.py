@@ -1,1 +1,1 @@
-"""Federated training across devices and its audit. Nothing is here yet."""
+"""Federated training across devices on Flower, and what its audit needs."""

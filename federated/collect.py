@@ -156,7 +156,7 @@ class ClientPrivate:
         if self.adaptive is not None:
             deviation = self.adaptive.deviation(self.expected)
             sigma = dp.sum_multiplier(self.promise.sigma, deviation)
-            bits = [bool(replies.answers[client].told.get("within", 0)) for client in verdict.updates]
+            bits = [replies.answers[client].told.get("within") == 1 for client in verdict.updates]
             share = dp.noisy_share(bits, deviation=deviation, expected=self.expected, source=self.source, server_round=round_)
             after = dp.next_clip(clip, share, self.adaptive)
         update = dp.noisy_mean(total, deviation=sigma * clip, expected=self.expected, source=self.source, server_round=round_)
@@ -214,7 +214,4 @@ def answers_of(replies: Replies, config: FederatedConfig, shapes: Shapes) -> tup
 
 def told_of(replies: Replies) -> dict[int, dict[str, Any]]:
     """The figures that clients told, by client."""
-    return {
-        client: {name: value for name, value in sorted(replies.answers[client].told.items()) if name != "client"}
-        for client in sorted(replies.answers)
-    }
+    return {client: replies.answers[client].figures() for client in sorted(replies.answers)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from trustsnn.federated.arrays import Arrays
 from trustsnn.federated.flower import flower
 
 _WAIT = 600.0  # seconds for all clients to be there
+_LONGEST = 500  # characters of a client's reason that are kept
 
 
 TRAINS = ("train", "train.masked")
@@ -27,6 +30,12 @@ class Reply:
     arrays: Arrays
     told: dict[str, Any]
     record: dict[str, Any]
+
+    def figures(self) -> dict[str, float | None]:
+        """The single numbers that it told of its work, by name; None where one is not finite. A few, whatever a stranger sends."""
+        named = {name: each for name, each in self.told.items() if name.replace("-", "_").isidentifier() and len(name) < 40}
+        numbers = {name: each for name, each in sorted(named.items()) if type(each) in (int, float) and name != "client"}
+        return {name: each if math.isfinite(each) else None for name, each in list(numbers.items())[:30]}
 
 
 @dataclass
@@ -64,7 +73,13 @@ class Exchange:
             if replies.failed:
                 raise RunError(f"A client could not begin: {min(replies.failed.values())}")
             for node, reply in replies.answers.items():
-                client = reply.told["client"]
+                client, (samples, held) = reply.told["client"], (reply.told.get(name) for name in ("num-examples", "held"))
+                whole = type(samples) is int and type(held) is int and samples >= 1 and held >= 0
+                if not (whole and 0 <= client < clients):
+                    raise RunError(
+                        f"Expected a client from 0 to {clients - 1} with numbers of samples that it trains on and holds out, got client "
+                        f"{client} with {reprlib.repr(samples)} and {reprlib.repr(held)}."
+                    )
                 if client in self.nodes:
                     raise RunError(f"Two nodes say that they are client {client}. Give each its own partition-id.")
                 self.nodes[client], found[client] = node, reply.told
@@ -110,7 +125,7 @@ class Exchange:
             if client is None:  # the SuperLink answers in place of a node that is gone
                 continue
             if reply.has_error():
-                replies.failed[client] = str(reply.error.reason)
+                replies.failed[client] = str(reply.error.reason)[:_LONGEST]
                 continue
             told, record = (dict(reply.content.get(name, {})) for name in ("metrics", "record"))
             if type(told.get("client")) is not int:
@@ -118,10 +133,12 @@ class Exchange:
                 continue
             try:
                 found = {name: array.numpy() for name, array in reply.content.get("arrays", {}).items()}
-            except (ValueError, TypeError, EOFError) as error:
-                replies.failed[client] = f"its tensors cannot be read: {error}"
+                received = sum(array.nbytes for array in found.values()) + _bytes([*told.values(), *record.values()])
+            except Exception as error:  # noqa: BLE001
+                # bytes of a stranger, on which numpy may fail in any way
+                replies.failed[client] = f"its tensors cannot be read: {error}"[:_LONGEST]
                 continue
-            self.traffic[client][1] += sum(array.nbytes for array in found.values()) + _bytes([*told.values(), *record.values()])
+            self.traffic[client][1] += received
             replies.answers[client] = Reply(found, told, record)
             if self.seen is not None and kind in TRAINS:
                 packed = {n: np.frombuffer(each, np.uint8) for n, each in record.items() if isinstance(each, bytes)}

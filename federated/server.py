@@ -120,10 +120,15 @@ class Server:
         return row
 
     def _judged(self, exchange: Exchange, round_: int, clients: dict[int, dict[str, Any]]) -> dict[str, list[int]]:
-        """Of each client, how many of the samples that it holds out are right, and how many they are."""
+        """Of each client that says so, how many of the samples that it holds out are right, and how many they are."""
         holding = [client for client, told in sorted(clients.items()) if told["held"]]
         answers = exchange.ask("evaluate", holding, self.rounds.arrays, {"round": round_}).answers if holding else {}
-        return _named({client: [int(answers[client].told[name]) for name in ("successes", "count")] for client in answers})
+        found = {client: [answers[client].told.get(name) for name in ("successes", "count")] for client in answers}
+        return _named({
+            client: [right, count]
+            for client, (right, count) in found.items()
+            if type(right) is int and count == clients[client]["held"] and 0 <= right <= count
+        })  # fmt: skip
 
 
 def _check_steps(model: SpikingNetwork) -> None:

@@ -67,7 +67,7 @@ def secure_sum(
                     failed[client] = f"{error} (stage {stage})"
                     continue
                 if stage == "masked":
-                    told[client] = {name: value for name, value in sorted(reply.told.items()) if name not in ("client", "node")}
+                    told[client] = reply.figures()
             ended = end()
             if stage == "unmask":
                 found: Total = ended

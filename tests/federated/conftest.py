@@ -24,7 +24,7 @@ def begun(few_digits):
 
     def make(*, norm="batch", model="mlp", **settings):
         start = build(model, input_shape=(1, 8, 8), classes=10, channels=0.1, steps=2, norm=norm)
-        plain = {"data": str(few_digits), "clients": 3, "rounds": 3, "partition": "iid", "local": {"batch_size": 16}}
+        plain = {"data": str(few_digits), "clients": 3, "rounds": 2, "partition": "iid", "local": {"batch_size": 16}}
         return FederatedConfig(architecture=start.architecture, start=model_hash(start), **{**plain, **settings}), start
 
     return make

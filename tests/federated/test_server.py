@@ -12,10 +12,10 @@ class KilledError(BaseException):
 
 
 class Cut:
-    """A grid that ends the process once so many messages of a kind have been answered, counted from the beginning of the run."""
+    """A grid that ends the process as soon as the first message of a kind in a round has been answered."""
 
-    def __init__(self, kind, after):
-        self.kind, self.after = kind, after
+    def __init__(self, round_, kind):
+        self.round, self.kind = round_, kind
 
     def __call__(self, grid):
         self.grid = grid
@@ -27,41 +27,36 @@ class Cut:
     def send_and_receive(self, messages, timeout=None):
         answers = []
         for message in messages:
-            if message.metadata.message_type.startswith(self.kind):
-                self.after -= 1
-                if self.after < 0:
-                    raise KilledError
             answers += self.grid.send_and_receive([message])
+            if message.metadata.message_type == self.kind and message.content["config"]["round"] == self.round:
+                raise KilledError
         return answers
 
 
-def cut_told(after):
-    """Ends the process once so many rounds are done."""
-    rows = []
+def cut_told(round_):
+    """Ends the process when the round is done."""
 
     def told(row):
-        rows.append(row)
-        if len(rows) == after:
+        if row["round"] == round_:
             raise KilledError
 
     return told
 
 
 DP = {"sigma": 1.0, "accountant": "rdp", "seeded": True}
+SAMPLES = {"unit": "sample", **DP}
+HALF = {"clients": 4, "fraction": 0.5, "rounds": 3}
 KINDS = {
     "plain": {},
     "conv, fedlec, dirichlet": {"model": "conv", "loss": "fedlec", "partition": "dirichlet:1:minimum=10"},
-    "fraction": {"clients": 4, "fraction": 0.5},
     "top-k": {"compression": "top-k:0.05"},
-    "top-k, fraction": {"compression": "top-k:0.05", "clients": 4, "fraction": 0.5},
     "quantised": {"compression": "quantised:4"},
     "local statistics": {"statistics": "local"},
-    "local statistics, top-k, fraction": {"statistics": "local", "compression": "top-k:0.1", "clients": 4, "fraction": 0.5},
-    "clients' privacy": {"clients": 4, "fraction": 0.5, "privacy": DP},
-    "clients' privacy, adaptive": {"clients": 8, "privacy": {**DP, "sigma": 0.5, "adaptive": True}},
-    "samples' privacy": {"norm": "none", "privacy": {"unit": "sample", **DP}},
-    "samples' privacy, budget": {"norm": "none", "rounds": 4, "privacy": {"unit": "sample", **DP, "budget": 6.0}},
-    "secure": {"secure": {}},
+    "local statistics, top-k, fraction": {"statistics": "local", "compression": "top-k:0.1", **HALF},
+    "clients' privacy": {"privacy": {**DP, "sigma": 0.15, "adaptive": True}, **HALF},
+    "samples' privacy, fraction": {"norm": "none", "privacy": SAMPLES, **HALF},
+    "samples' privacy, budget": {"norm": "none", "privacy": {**SAMPLES, "budget": 6.0}, "rounds": 4},
+    "secure": {"secure": {}, "rounds": 3},
     "secure, clients' privacy": {"secure": {}, "privacy": DP},
     "devices": {"clients": 4, "fleet": {"dropout": 0.3, "stragglers": 0.5, "straggler_work": 0.5}, "local": {"batch_size": 16, "epochs": 2}},
 }  # fmt: skip
@@ -69,29 +64,20 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_federation_that_is_killed_ends_as_one_that_is_not(begun, ended, outcome, tmp_path, kind):
+    """In the middle of every round, while clients measure the model, and after it."""
     config, start = begun(**KINDS[kind])
     whole = ended(config, start, tmp_path / "whole")
+    stages = ["train.unmask", "train.masked", "train.shares"] if config.secure is not None else ["train"] * 3
     deaths = 0
-    for cut in (
-        {"grid": Cut("query", 1)},
-        {"grid": Cut("train", 1)},
-        {"grid": Cut("evaluate", 1)},
-        {"told": cut_told(1)},
-        {"grid": Cut("train", config.asked)},
-        {"grid": Cut("train", config.asked - 1)},
-        {"grid": Cut("train", config.asked * 2)},
-        {"grid": Cut("evaluate", 0)},
-        {"told": cut_told(1)},
-        {"grid": Cut("evaluate", config.clients - 1)},
-        {"told": cut_told(1)},
-        {"grid": Cut("train", 0)},
-    ):
-        try:
-            server = ended(config, start, tmp_path / "killed", **cut)
-        except KilledError:
-            deaths += 1
+    for round_, stage in enumerate(stages[: config.rounds], 1):
+        for cut in ({"grid": Cut(round_, stage)}, {"grid": Cut(round_, "evaluate")}, {"told": cut_told(round_)}):
+            try:
+                ended(config, start, tmp_path / "killed", **cut)
+            except KilledError:
+                deaths += 1
     server = ended(config, start, tmp_path / "killed")
-    assert deaths >= 8
+    assert deaths >= 6
     assert outcome(server) == outcome(whole)
-    if "privacy" in KINDS[kind]:
+    assert server.rounds.round == config.rounds
+    if config.privacy is not None:
         assert server.collector.ledger.rows() == whole.collector.ledger.rows()
