@@ -97,8 +97,9 @@ what was expected, is in [hardening-findings.md](hardening-findings.md).
 
 {{machine}}
 
-Made by `make results-hardware`; {_COMMANDS} A twin is a model of a chip and no chip. A figure stands with its count and its 95 % interval
-where it is of one network; over chips, the median and the range of those tried. What the tables say is in [hardware-findings.md](hardware-findings.md).
+Made by `make results-hardware`; {_COMMANDS} A twin is a model of a chip and no chip. A figure stands with its count and its
+95 % interval where it is of one network; over chips, the median and the range of those tried. What the tables say is in
+[hardware-findings.md](hardware-findings.md).
 """,
     ),
     "leakage": Document(

@@ -55,9 +55,10 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
             sites[own] = Site(config, root, Path(own) if own else None)
         own_state = Path(str(node["state"])) / config.sha256[:16] if "state" in node else None
         folder = kept / f"{client:04d}" if kept is not None else own_state
-        if folder is None and config.statistics == "local":
+        if folder is None and (config.statistics == "local" or compression(config.compression).feedback):
             raise ConfigError(
-                'Statistics stay with this client, which has no place for them. Start it with --node-config "state=FOLDER".'
+                "Statistics, or what a compression leaves out, stay with this client, which has no place for them. Start it with "
+                '--node-config "state=FOLDER".'
             )
         return sites[own], client, folder
 
@@ -65,9 +66,7 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
     def _who(message: Any, context: Any) -> Any:
         site, client, _ = here(context)
         train, held = site.samples(client)
-        metrics: dict[str, Any] = {"client": client, "num-examples": len(train), "held": 0 if held is None else len(held)}
-        metrics |= {"classes": [int((train.labels == label).sum()) for label in range(len(train.classes))]}
-        return _reply(message, {}, metrics)
+        return _reply(message, {}, {"client": client, "num-examples": len(train), "held": 0 if held is None else len(held)})
 
     def trained(context: Any, message: Any) -> tuple[int, Arrays, int, dict[str, Any], bytes | None]:
         """The client, and what it sends: its update, the samples behind it, figures, and the packed update in place of the plain one."""

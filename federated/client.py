@@ -154,7 +154,8 @@ def work(
     model = site.network(client)
     load_arrays(model, arrays)
     load_arrays(model, own or {})
-    data, _ = site.samples(client)
+    data, held = site.samples(client)
+    private = config.privacy is not None and config.privacy.unit == "sample"
     if client in config.poison:
         data = tampered(config.poison[client], data, config.seed)
     settings = config.training(client, round_)
@@ -162,7 +163,7 @@ def work(
     if len(data) < settings.batch_size:
         settings = replace(settings, batch_size=max(2, len(data)))
     row: dict[str, Any]
-    if config.privacy is not None and config.privacy.unit == "sample":
+    if private:
         row = _train_privately(model, data, settings, config)
     else:
         log = train(model, data, settings, recipe=loss(config.loss).recipe(model, data))
@@ -170,17 +171,20 @@ def work(
     after = arrays_of(model)
     staying = {name: after.pop(name) for name in statistics(model)} if config.statistics == "local" else {}
     update = difference(after, arrays)
-    cost = _cost(site, client, model, data, settings.epochs)
-    told = {"norm": norm(update), "joules": cost.compute_joules, "device_seconds": cost.compute_seconds}
-    return Work(update, len(data), {**row, **told, "seconds": time.perf_counter() - begun}), staying
+    row["norm"] = norm(update)
+    counted = held if private else data  # what they make the network do is not private
+    if counted is not None:
+        cost = _cost(site, client, model, counted, len(data), settings.epochs)
+        row |= {"joules": cost.compute_joules, "device_seconds": cost.compute_seconds}
+    return Work(update, len(data), {**row, "seconds": time.perf_counter() - begun}), staying
 
 
-def _cost(site: Site, client: int, model: SpikingNetwork, data: Dataset, epochs: int) -> Cost:
-    """What the training of a round costs the device, by the operations of the trained model on some of its samples."""
+def _cost(site: Site, client: int, model: SpikingNetwork, data: Dataset, samples: int, epochs: int) -> Cost:
+    """What the training of a round on so many samples costs the device, by the operations of the trained model on some of `data`."""
     seen = data.take(min(len(data), _COUNTED), site.config.seed)
     slowdown = 1.0 if site.fleet is None else site.fleet.devices[client].slowdown
     return round_cost(
-        work_of(count(model, seen, seed=site.config.seed)), model.spec.steps, site.config.costs, samples=len(data), epochs=epochs,
+        work_of(count(model, seen, seed=site.config.seed)), model.spec.steps, site.config.costs, samples=samples, epochs=epochs,
         received=0, sent=0, slowdown=slowdown,
     )  # fmt: skip
 
@@ -189,8 +193,8 @@ def _train_privately(model: SpikingNetwork, data: Dataset, settings: TrainConfig
     """DP-SGD with the noise that the ledger charges a round at. Loss and accuracy on the training samples are not private: none is told."""
     given = config.privacy
     assert given is not None
-    charge = local_charge(
-        given.asked(), samples=len(data), batch_size=settings.batch_size, epochs=settings.epochs, rounds=config.rounds
+    charge = local_charge(  # of a whole round, also where a straggler does less of it: its sigma is what was charged
+        given.asked(), samples=len(data), batch_size=settings.batch_size, epochs=config.local.epochs, rounds=config.rounds
     )
     privacy = PrivacyConfig(
         sigma=charge.sigma, delta=given.delta, clip=given.clip, accountant=given.accountant, seeded=given.seeded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,9 +61,10 @@ class Plain:
         if self.ledger is None:
             return cohort
         charges = {f"client {client}": self.charge(int(clients[client]["num-examples"])) for client in cohort}
-        within = set(self.ledger.charged(round_))  # of this round, by a run that was killed in it
+        attempt = attempt_of(self.ledger, self.config, round_)
+        within = set(self.ledger.charged(round_, attempt))  # of this round, by a run that was killed in it
         if not within and (within := set(self.ledger.affordable(charges))):
-            self.ledger.charge(round_, {account: charges[account] for account in sorted(within)})
+            self.ledger.charge(round_, {account: charges[account] for account in sorted(within)}, attempt)
         return [client for client in cohort if f"client {client}" in within]
 
     def charge(self, samples: int) -> Charge:
@@ -78,8 +80,12 @@ class Plain:
         update = self.strategy.combine(verdict.updates, verdict.samples) if enough else None
         return Collected(
             update, len(verdict.updates) if enough else 0, told_of(replies), replies.failed, {**unreadable, **verdict.refused},
-            verdict.capped, None if self.ledger is None else {"eps": self.ledger.spent()},
+            verdict.capped, self.spent(),
         )  # fmt: skip
+
+    def spent(self) -> dict[str, Any] | None:
+        """The eps of each client's samples; None without privacy."""
+        return None if self.ledger is None else {"eps": self.ledger.spent()}
 
     def _sort(self, answers: dict[int, Answer]) -> Verdict:
         if self.config.limits.on:
@@ -88,28 +94,24 @@ class Plain:
         return Verdict({c: dict(a.update) for c, a in taken.items()}, {c: a.samples for c, a in taken.items()}, {}, {})
 
 
-class Summed:
+class Summed(Plain):
     """The sum of all updates, of which the server sees none: a mean by samples, without a validation layer, which could not look."""
 
-    def __init__(self, config: FederatedConfig, shapes: Shapes) -> None:
+    def __init__(self, config: FederatedConfig, shapes: Shapes, folder: Path) -> None:
         if config.strategy != "fedavg" or config.compression != "none":
             raise ConfigError(
                 "Secure aggregation gives a sum alone: it goes with fedavg and without compression, not with "
                 f"{config.strategy!r} and {config.compression!r}."
             )
-        self.config, self.shapes = config, shapes
         settings_of(config)
-
-    def cohort(self, round_: int, clients: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        """A share of the clients."""
-        return self.config.cohort(round_)
+        super().__init__(config, shapes, folder)
 
     def collect(self, exchange: Exchange, round_: int, cohort: list[int], arrays: Arrays) -> Collected:
         """The mean of those that stayed to the end, or None where too few did."""
         total, told, failed = secure_sum(exchange, self.config, self.shapes, round_, cohort, arrays)
         if total is None or total.weight == 0:
-            return Collected(None, 0, told, failed)
-        return Collected(total.mean(), len(total.clients), told, failed)
+            return Collected(None, 0, told, failed, privacy=self.spent())
+        return Collected(total.mean(), len(total.clients), told, failed, privacy=self.spent())
 
 
 class ClientPrivate:
@@ -140,7 +142,8 @@ class ClientPrivate:
 
     def cohort(self, round_: int, clients: Mapping[int, Mapping[str, Any]]) -> list[int]:
         """Each client by the toss of a coin, after the round is charged."""
-        self.ledger.charge(round_, {FEDERATION: Charge(self.promise.sigma, self.promise.rate)})
+        charge = Charge(self.promise.sigma, self.promise.rate)
+        self.ledger.charge(round_, {FEDERATION: charge}, attempt_of(self.ledger, self.config, round_))
         return dp.sampled(range(self.config.clients), self.promise.rate, self.source, round_)
 
     def collect(self, exchange: Exchange, round_: int, cohort: list[int], arrays: Arrays) -> Collected:
@@ -186,6 +189,12 @@ def ledger_of(config: FederatedConfig, folder: Path) -> Ledger:
         folder / "ledger.jsonl", unit=given.unit, delta=given.delta, eps=given.budget, accountant=given.accountant,
         run={"federation": config.sha256},
     )  # fmt: skip
+
+
+def attempt_of(ledger: Ledger, config: FederatedConfig, round_: int) -> int:
+    """0, or for a round that was begun before and draws its noise anew the next: clients or the server may have seen what the first released."""
+    assert config.privacy is not None
+    return 0 if config.privacy.seeded else next(number for number in itertools.count() if not ledger.charged(round_, number))
 
 
 def sample_charge(config: FederatedConfig, samples: int) -> Charge:

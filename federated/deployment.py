@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from trustsnn.checkpoint import load_network, model_hash, save
-from trustsnn.data import splits
+from trustsnn.data import Dataset, splits
 from trustsnn.errors import ConfigError, RunError
 from trustsnn.federated.apps import client_app
-from trustsnn.federated.client import network
+from trustsnn.federated.client import Site, network
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.flower import flower
+from trustsnn.federated.folders import aligned
 from trustsnn.federated.server import Server
 from trustsnn.files import write_errors, write_text
 from trustsnn.models.network import SpikingNetwork
@@ -62,19 +63,19 @@ def lead(config: FederatedConfig, grid: Any, settings: Mapping[str, Any]) -> Pat
         RunError: another run is writing that folder, or it holds another federation.
     """
     out = Path(str(settings["out"])).expanduser().resolve()
-    start, test = _start(config, str(settings["checkpoint"])), str(settings["test"])
-    data = splits(test, frames=start.spec.steps)["test"] if test else None
+    start = _start(config, str(settings["checkpoint"]))
+    test = _test(config, str(settings["test"]), start.spec.steps)
     log = logging.getLogger("flwr")
 
     def told(row: dict[str, Any]) -> None:
         write_text(out / "rounds.json", json.dumps(leader.rounds.rows, indent=1, sort_keys=True) + "\n")
         right = f", {100 * row['test']['value']:.2f} % of the test samples right" if "test" in row else ""
         log.info("Round %d: %d of %d updates%s", row["round"], row["combined"], len(row["asked"]), right)
-        for client, reason in row["failed"].items() | row["refused"].items():
-            log.warning("Round %d goes on without client %s: %s", row["round"], client, reason)
+        for name, reason in {**row["failed"], **row["refused"]}.items():
+            log.warning("Round %d goes on without client %s: %s", row["round"], name, reason)
 
     with _alone(out):
-        leader = Server(config, start, out / "rounds", test=data, told=told, timeout=float(settings["round-timeout"]))
+        leader = Server(config, start, out / "rounds", test=test, told=told, timeout=float(settings["round-timeout"]))
         log.info("Round %d of %d is done, in %s", leader.rounds.round, config.rounds, out)
         if leader.rounds.round < config.rounds:
             leader.run(grid)
@@ -93,6 +94,16 @@ def _start(config: FederatedConfig, checkpoint: str) -> SpikingNetwork:
             "Name their folder on the server: flwr run --run-config 'checkpoint=\"FOLDER\"'"
         )
     return start
+
+
+def _test(config: FederatedConfig, name: str, frames: int) -> Dataset | None:
+    """The test split of a data set, labelled as the federation's classes are; None of none."""
+    if not name:
+        return None
+    if name == config.data:
+        return Site(config).test
+    data = splits(name, frames=frames)["test"]
+    return aligned(data, config.classes) if config.classes else data
 
 
 @contextmanager

@@ -31,11 +31,11 @@ class Reply:
     told: dict[str, Any]
     record: dict[str, Any]
 
-    def figures(self) -> dict[str, float | None]:
-        """The single numbers that it told of its work, by name; None where one is not finite. A few, whatever a stranger sends."""
+    def figures(self) -> dict[str, float]:
+        """The finite numbers that it told of its work, by name. A few, whatever a stranger sends."""
         named = {name: each for name, each in self.told.items() if name.replace("-", "_").isidentifier() and len(name) < 40}
-        numbers = {name: each for name, each in sorted(named.items()) if type(each) in (int, float) and name != "client"}
-        return {name: each if math.isfinite(each) else None for name, each in list(numbers.items())[:30]}
+        numbers = {name: each for name, each in sorted(named.items()) if type(each) in (int, float) and math.isfinite(each)}
+        return {name: numbers[name] for name in list(numbers)[:30] if name != "client"}
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Server:
         if config.privacy is not None and config.privacy.unit == "client":
             self.collector = ClientPrivate(config, self.shapes, folder, self.rounds.rows)
         elif config.secure is not None:
-            self.collector = Summed(config, self.shapes)
+            self.collector = Summed(config, self.shapes, folder)
         else:
             self.collector = Plain(config, self.shapes, folder)
 

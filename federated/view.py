@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from trustsnn.errors import TrustSNNError
 from trustsnn.federated.arrays import Arrays
 from trustsnn.federated.coding import parse as compression
 from trustsnn.federated.compression import compress, decompress, shapes_of
@@ -13,6 +18,7 @@ from trustsnn.federated.privacy import clipped
 from trustsnn.federated.secure import Client, Server
 from trustsnn.federated.secure.fixed_point import layout_of, unflatten
 from trustsnn.federated.summing import settings_of
+from trustsnn.federated.validation import Answer, malformed
 from trustsnn.rng import stream
 
 
@@ -38,10 +44,28 @@ def seen_by_server(config: FederatedConfig, update: Arrays) -> tuple[Arrays, byt
     for number, client in enumerate(clients):
         server.receive(number, client.share_keys(cohort))
     sent = clients[0].masked_input(server.relayed()[0], update, 1)
-    vector = sent.vector
-    signed = np.frombuffer(vector, f"<i{settings.ring // 8}")[:-1].astype(np.float64)
-    read = signed / 2.0 ** (settings.ring - 1) * config.secure.clip  # as large as an update may be
-    return {name: np.asarray(each, np.float32) for name, each in unflatten(read, layout).items()}, vector
+    return _unmasked(config, sent.vector, layout), sent.vector
+
+
+def as_read(config: FederatedConfig, sent: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+    """The update in what a client sent upon training, as `Exchange.seen` keeps it: unpacked where it was compressed, and a masked vector read
+    as if it were none. None where nothing can be made of it."""
+    if config.secure is not None:
+        return _unmasked(config, sent["vector"].tobytes(), dict(shapes)) if "vector" in sent else None
+    try:
+        update = decompress(sent["payload"].tobytes(), compression(config.compression), shapes) if "payload" in sent else sent
+    except TrustSNNError:
+        return None
+    answer = Answer(update, 1)
+    return None if malformed(answer, shapes) else dict(update)
+
+
+def _unmasked(config: FederatedConfig, vector: bytes, shapes: dict[str, tuple[int, ...]]) -> Arrays:
+    assert config.secure is not None
+    ring = settings_of(config).ring
+    signed = np.frombuffer(vector, f"<i{ring // 8}")[:-1].astype(np.float64)  # the last entry is the weight
+    read = signed / 2.0 ** (ring - 1) * config.secure.clip  # as large as an update may be
+    return {name: np.asarray(each, np.float32) for name, each in unflatten(read, shapes).items()}
 
 
 def looks_random(vector: bytes) -> float:

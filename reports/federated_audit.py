@@ -61,6 +61,12 @@ def sentences(record: dict[str, Any]) -> list[str]:
             f"From one-sample updates, {cell['view']}, gradient inversion ({record['inversion']['attack']}) reaches {cell['psnr']['value']:.1f} dB "
             f"(median of {cell['psnr']['count']} images): it {reached}.{random}"
         )
+    if record["observed"]:
+        best = max(record["observed"], key=lambda each: each["psnr"] - each["mean_image"])
+        found.append(
+            f"From {len(record['observed'])} whole updates as they were sent, it reaches {best['psnr']:.1f} dB at best (client {best['client']}, "
+            f"{best['samples']} samples), where the mean image of the test split, which needs no update, reaches {best['mean_image']:.1f} dB."
+        )
     if record["backdoor"]:
         end = record["backdoor"][-1]
         found.append(

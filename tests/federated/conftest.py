@@ -52,7 +52,9 @@ def outcome():
     def of(server):
         rows = [{key: value for key, value in row.items() if key != "seconds"} for row in server.rounds.rows]
         for row in rows:
-            row["clients"] = {client: {k: v for k, v in told.items() if k != "seconds"} for client, told in row["clients"].items()}
+            row["clients"] = {
+                client: {k: v for k, v in told.items() if k != "seconds"} for client, told in row["clients"].items()
+            }
         return {name: (each.dtype.str, each.shape, each.tobytes()) for name, each in server.rounds.arrays.items()}, rows
 
     return of

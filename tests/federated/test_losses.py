@@ -84,7 +84,9 @@ def test_fedprox_holds_on_to_the_weights_of_the_start(some):
     ((found, logits),) = recipe.losses(model.eval(), x, y, draws)
     expected = cross_entropy(logits, y) + proximal(dict(model.named_parameters()), before, 0.7)
     assert torch.equal(found, expected)
-    assert (found - cross_entropy(logits, y)).item() == pytest.approx(0.35 * 0.01 * sum(each.numel() for each in before.values()), rel=1e-3)
+    assert (found - cross_entropy(logits, y)).item() == pytest.approx(
+        0.35 * 0.01 * sum(each.numel() for each in before.values()), rel=1e-3
+    )
     found.backward()  # its gradient goes to the client's model alone
     assert all(each.grad is None for each in recipe.start.values())
 
@@ -100,7 +102,9 @@ def test_fedlec_trains_a_client_that_lacks_classes(three_classes):
 def test_fedlec_without_its_weights_is_calibrated_cross_entropy_and_no_more(three_classes):
     model = started().eval()
     x, y = (torch.from_numpy(each) for each in three_classes.batch(np.arange(16)))
-    ((found, logits),) = FedLEC(theta=0.0, distillation=0.0).recipe(model, three_classes).losses(model, x, y, Draws(0, "test", ()))
+    ((found, logits),) = (
+        FedLEC(theta=0.0, distillation=0.0).recipe(model, three_classes).losses(model, x, y, Draws(0, "test", ()))
+    )
     share = torch.from_numpy(np.bincount(three_classes.labels, minlength=10) / len(three_classes)).float()
     assert found.item() == pytest.approx(cross_entropy(logits + (share + 1e-9).log(), y).item(), rel=1e-5)
 

@@ -17,12 +17,17 @@ ROWS = [{"round": 1, "asked": [0, 2], "failed": {"1": "no \u201canswer\u201d"}, 
 
 def weights(seed=0):
     draws = np.random.default_rng(seed)
-    return {"b": draws.standard_normal((2, 3)).astype(np.float32), "a.scale": np.array(-0.0, np.float32), "c": np.zeros((0, 4), np.float32)}
+    return {
+        "b": draws.standard_normal((2, 3)).astype(np.float32),
+        "a.scale": np.array(-0.0, np.float32),
+        "c": np.zeros((0, 4), np.float32),
+    }
 
 
 def same(one, two):
     return one.keys() == two.keys() and all(
-        (one[name].shape, one[name].dtype, one[name].tobytes()) == (two[name].shape, two[name].dtype, two[name].tobytes()) for name in one
+        (one[name].shape, one[name].dtype, one[name].tobytes()) == (two[name].shape, two[name].dtype, two[name].tobytes())
+        for name in one
     )
 
 

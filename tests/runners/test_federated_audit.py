@@ -20,11 +20,11 @@ from trustsnn.runners.federated_audit import Plan, audit
 PLAN = Plan(samples=200, every=2, images=3)
 
 
-def run(folder, **settings):
-    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25)
+def run(folder, look=(), norm="batch", **settings):
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, norm=norm)
     given = {"clients": 3, "rounds": 3, "partition": "iid", **settings}
     config = FederatedConfig(architecture=model.architecture, start=model_hash(model), data="digits", **given)
-    federate(config, model, folder, Running("inline", keep=True))
+    federate(config, model, folder, Running("inline", keep=True, look=look))
     return folder
 
 
@@ -55,6 +55,19 @@ def test_secure_aggregation_hides_them(tmp_path):
     assert seen["psnr"]["value"] < 15
     assert seen["randomness"] > 1e-6
     assert any("does not recover them" in line for line in lines(record))
+
+
+def test_whole_updates_are_inverted_as_they_were_sent(tmp_path):
+    """Of clients with two samples and one step the update is a gradient, unless it is masked."""
+    small = {"clients": 500, "fraction": 0.01, "holdout": 0.0, "rounds": 1, "local": {"batch_size": 2, "momentum": 0.0}}
+    best = {}
+    for name, more in (("plain", {"compression": "quantised:8"}), ("masked", {"secure": {}})):
+        folder = run(tmp_path / name, look=(1,), norm="none", **small, **more)
+        record = audit(folder, tmp_path / name / "audit", Plan(samples=100, every=1, images=2, iterations=150)).record
+        assert [each["round"] for each in record["observed"]] == [1, 1]
+        best[name] = max(each["psnr"] for each in record["observed"])
+        assert any("whole updates as they were sent" in line for line in lines(record))
+    assert best["plain"] > best["masked"] + 2
 
 
 def test_overfitting_shows(tmp_path):

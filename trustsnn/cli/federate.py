@@ -54,7 +54,9 @@ def settings(
     clients: Annotated[int, typer.Option(help="How many.")] = 20,
     rounds: Annotated[int, typer.Option(help="How many.")] = 30,
     alpha: Annotated[float | None, typer.Option(help="Short for --partition dirichlet:alpha=ALPHA.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Who owns what: iid, dirichlet:0.5, shards:2, or folders, one for each client, in --data.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Who owns what: iid, dirichlet:0.5, shards:2, or folders: each client's, in --data.")
+    ] = None,
     fraction: Annotated[float, typer.Option(help="Of the clients that are asked in a round.")] = 1.0,
     strategy: Annotated[str, typer.Option(help="How updates become one; see `trustsnn list strategies`.")] = "fedavg",
     loss: Annotated[
@@ -146,6 +148,16 @@ def _privacy(text: str | None) -> dict[str, Any] | None:
     return {"unit": unit, **given}
 
 
+def _rounds(text: str) -> tuple[int, ...]:
+    """The rounds of a line such as "1,5"."""
+    from trustsnn.errors import ConfigError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ConfigError(f"Expected rounds from 1 with commas (--look), such as 1,5, got {text!r}.")
+    return tuple(map(int, words))
+
+
 def _bad_clients(text: str | None) -> dict[str, str]:
     """Kinds of bad clients by number, of a line such as "0=nan,3=backdoor"."""
     from trustsnn.errors import ConfigError
@@ -186,6 +198,9 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Processes of Ray; one for each core by default.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of a client.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the model of every round, for `trustsnn federate audit`.")] = False,
+    look: Annotated[
+        str, typer.Option(help="Rounds, with commas, of which each client's update is kept as the server sees it, for the audit.")
+    ] = "",
     quiet: options.QuietOption = False,
 ) -> None:
     """Simulate the clients on this machine. The same command goes on where a killed run stopped."""
@@ -193,7 +208,7 @@ def run(
     from trustsnn.runners.federated import Running, federate
     from trustsnn.runners.progress import Reporter
 
-    running = Running(engine, workers or os.cpu_count() or 1, threads, federation.root, keep)
+    running = Running(engine, workers or os.cpu_count() or 1, threads, federation.root, keep, _rounds(look))
     with Reporter(quiet) as reporter:
         reporter.start(federation.config.rounds, 0, 0)
 

@@ -43,7 +43,9 @@ from trustsnn.cli.seal import (
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
-typer.core.HAS_RICH = False  # plain help would show the backslash that keeps "[default: 4]" from rich, which it does not go through
+typer.core.HAS_RICH = (
+    False  # plain help would show the backslash that keeps "[default: 4]" from rich, which it does not go through
+)
 EXIT_CODES = (
     "Exit codes: 0 pass; 1 a gate failed; 2 usage or configuration; 3 inconclusive: the evaluation cannot be trusted or is "
     "incomplete; 4 unsafe or unreadable artefact."

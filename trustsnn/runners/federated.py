@@ -31,13 +31,15 @@ CONFIG = "federation.json"
 @dataclass(frozen=True)
 class Running:
     """How a federation is simulated, which does not change what comes of it: engine, processes of Ray, threads of each, where data lie, and
-    whether the model of every round is kept for an audit."""
+    whether the model of every round is kept for an audit, and of which rounds what each client
+    sent is."""
 
     engine: str = "ray"
     workers: int = 2
     threads: int = 1
     root: Path | None = None
     keep: bool = False
+    look: tuple[int, ...] = ()
 
 
 def federate(
@@ -61,7 +63,9 @@ def federate(
     test = site.test
     partition = site.partition
     partition.write(out / "partition.json")
-    server = Server(config, start, out / "rounds", test=test, told=told, keep=running.keep)
+    server = Server(
+        config, start, out / "rounds", test=test, told=told, keep=running.keep or bool(running.look), look=running.look
+    )
     if server.rounds.round < config.rounds:
         client = client_app(config, root=running.root, kept=out / "clients", threads=running.threads)
         simulate(running.engine, client, config.clients, server.run, workers=running.workers)

@@ -18,7 +18,7 @@ from trustsnn.attacks.leakage.membership import loss_threshold
 from trustsnn.attacks.leakage.roc import area, rates
 from trustsnn.attacks.leakage.signals import signals
 from trustsnn.attacks.leakage.similarity import EXACT, psnr, spread
-from trustsnn.attacks.leakage.updates import Update, simulate
+from trustsnn.attacks.leakage.updates import Reconstruction, Update, simulate
 from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError, RunError
@@ -26,7 +26,7 @@ from trustsnn.federated.arrays import load_arrays
 from trustsnn.federated.client import Site, network
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.rounds import read
-from trustsnn.federated.view import looks_random, seen_by_server
+from trustsnn.federated.view import as_read, looks_random, seen_by_server
 from trustsnn.files import write_text
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.federated_audit import FORMAT, page
@@ -37,6 +37,7 @@ from trustsnn.runners.judged import Judged
 from trustsnn.runners.subject import data_record
 
 FPR = 0.01
+_AT_ONCE = 8  # images that are sought in a whole update
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def audit(
         "rounds": rounds,
         "clients": _clients(site, last, others, plan, config),
         "inversion": _inversion(config, _model(config, chosen[0]), site, plan, told),
+        "observed": _observed(config, run, site, plan, told),
         "backdoor": [
             {"round": row["round"], **row["backdoor"]} for row in json.loads((run / "federated.json").read_text())["rounds"] if "backdoor" in row
         ],
@@ -181,11 +183,7 @@ def _inversion(
     data = site.samples(0)[0].take(plan.images, config.seed)
     if data.domain != "image":
         return {"attack": None, "reason": "events are not inverted", "cells": [], "pictures": {}}
-    try:
-        first_layer(model)
-        name, attack = "analytic", analytic
-    except ConfigError:
-        name, attack = "inverting", GradientInversion(method="inverting", iterations=plan.iterations)  # type: ignore[assignment]
+    name, attack = _attack(model, plan)
     x, y = (torch.from_numpy(each.copy()) for each in data.batch(np.arange(len(data))))
     plain = config.model_copy(update={"secure": None, "compression": "none", "privacy": None})
     cells, pictures = [], {"original": x.numpy()}
@@ -202,6 +200,48 @@ def _inversion(
         pictures[title] = images.numpy()
         told(f"gradient inversion ({name}), {title}: PSNR {figure['value']:.1f} dB")
     return {"attack": name, "reason": None, "cells": cells, "pictures": pictures}
+
+
+def _observed(config: FederatedConfig, run: Path, site: Site, plan: Plan, told: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What gradient inversion makes of whole updates as they were sent (`--look`): the change of a round, over its steps and its rate, taken for
+    the gradient of a few samples. Each image found counts by the sample of the client that it is most like; beside it stands what the
+    mean image of the test split reaches, which needs no update."""
+    found = []
+    for path in sorted((run / "rounds").glob("seen-*.safetensors"))[: plan.images]:
+        sent, said = read(path)
+        client, round_ = int(said["client"]), int(said["round"])
+        model = _model(config, run / "rounds" / f"global-{round_ - 1:05d}.safetensors")
+        update = as_read(
+            config, sent, {name: tuple(each.shape) for name, each in read(run / "rounds" / "state.safetensors")[0].items()}
+        )
+        data = site.samples(client)[0]
+        if update is None or data.domain != "image":
+            continue
+        settings = config.training(client, round_)
+        scale = settings.learning_rate * settings.epochs * max(1, len(data) // settings.batch_size)
+        gradients = {name: torch.from_numpy(np.asarray(-update[name] / scale)) for name, _ in model.named_parameters()}
+        name, attack = _attack(model, plan)
+        count = 1 if name == "analytic" else min(_AT_ONCE, len(data))  # of several samples it gives their mixture
+        images = attack(model, Update(gradients, count, model_hash(model))).images
+        mean = torch.from_numpy(site.test.batch(np.arange(min(500, len(site.test))))[0]).mean(0, keepdim=True)
+        originals = torch.from_numpy(data.batch(np.arange(len(data)))[0])
+        reached, baseline = (float(np.mean([_nearest(image, originals) for image in each])) for each in (images, mean))
+        found.append({"round": round_, "client": client, "samples": len(data), "psnr": reached, "mean_image": baseline})
+        told(f"round {round_}, client {client}: its update gives {reached:.1f} dB, the mean image {baseline:.1f} dB")
+    return found
+
+
+def _nearest(image: Tensor, originals: Tensor) -> float:
+    return float(psnr(image.expand_as(originals), originals).max())
+
+
+def _attack(model: SpikingNetwork, plan: Plan) -> tuple[str, Callable[[SpikingNetwork, Update], Reconstruction]]:
+    """The analytic attack where the first layer is linear, a search elsewhere."""
+    try:
+        first_layer(model)
+    except ConfigError:
+        return "inverting", GradientInversion(method="inverting", iterations=plan.iterations)
+    return "analytic", analytic
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
