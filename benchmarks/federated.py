@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", help="(default %(default)s)")
     parser.add_argument("--network", default="conv", help="(default %(default)s)")
     parser.add_argument("--channels", type=float, default=1.0, help="(default %(default)s)")
-    parser.add_argument("--cells", default="1:iid,20:0.5", help="clients and alpha (default %(default)s)")
+    parser.add_argument("--cells", default="20:0.5,1:iid", help="clients and alpha (default %(default)s)")
     parser.add_argument("--models", default="SNN", help=f"of {', '.join(MODELS)}, with semicolons (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=30, help="(default %(default)s)")
     parser.add_argument("--strategy", default="fedavg", help="(default %(default)s)")

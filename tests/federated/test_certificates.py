@@ -6,7 +6,7 @@ import socket
 import ssl
 import stat
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,11 +42,8 @@ def serving(folder):
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer():
-            with listening.accept()[0] as plain:
-                try:
-                    context.wrap_socket(plain, server_side=True).close()
-                except OSError:
-                    pass  # the other side went away, as it should
+            with listening.accept()[0] as plain, suppress(OSError):  # the other side goes away, as it should
+                context.wrap_socket(plain, server_side=True).close()
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -84,9 +81,12 @@ def test_flower_reads_the_node_keys(keys):
 def test_a_strict_client_trusts_the_server_under_each_of_its_names(keys, host):
     context = ssl.create_default_context(cafile=str(keys / "ca.pem"))
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    with serving(keys) as address, socket.create_connection(("127.0.0.1", int(address.split(":")[1]))) as plain:
-        with context.wrap_socket(plain, server_hostname=host) as secure:
-            assert secure.version() >= "TLSv1.2"
+    with (
+        serving(keys) as address,
+        socket.create_connection(("127.0.0.1", int(address.split(":")[1]))) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        assert secure.version() >= "TLSv1.2"
 
 
 def test_what_is_in_order_is_told(keys, cli):
