@@ -145,7 +145,7 @@ $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements.lock $(SOURCES)
 
 # torchattacks goes in last and without its dependencies: it claims an old requests and torchvision, and imports neither.
 $(VENV)/.dev: $(VENV)/.installed
-	$(INSTALL) $(EDITABLE) '.[dev,dp]'
+	$(INSTALL) $(EDITABLE) '.[dev,dp,federated]'
 	$(INSTALL) --no-deps torchattacks
 	@touch $@
 

@@ -19,7 +19,7 @@ from trustsnn.federated.exchange import Exchange, Replies
 from trustsnn.federated.ledger import FEDERATION, Charge, Ledger
 from trustsnn.federated.strategies import strategy
 from trustsnn.federated.summing import rounding, secure_sum, settings_of
-from trustsnn.federated.validation import Answer, Verdict, validate
+from trustsnn.federated.validation import Answer, Verdict, unfit, validate
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -76,7 +76,7 @@ class Plain:
         replies = exchange.ask("train", cohort, arrays, {"round": round_}) if cohort else Replies()
         answers, unreadable = answers_of(replies, self.config, self.shapes)
         verdict = self._sort(answers)
-        enough = len(verdict.updates) >= self.strategy.least
+        enough = len(verdict.updates) >= self.strategy.least and sum(verdict.samples.values()) != 0
         update = self.strategy.combine(verdict.updates, verdict.samples) if enough else None
         return Collected(
             update, len(verdict.updates) if enough else 0, told_of(replies), replies.failed, {**unreadable, **verdict.refused},
@@ -90,8 +90,10 @@ class Plain:
     def _sort(self, answers: dict[int, Answer]) -> Verdict:
         if self.config.limits.on:
             return validate(answers, self.shapes, self.config.limits)
-        taken = {client: answers[client] for client in sorted(answers)}
-        return Verdict({c: dict(a.update) for c, a in taken.items()}, {c: a.samples for c, a in taken.items()}, {}, {})
+        unfitting = {client: unfit(answers[client], self.shapes) for client in sorted(answers)}
+        taken = {client: answers[client] for client, reason in unfitting.items() if reason is None}
+        refused = {client: reason for client, reason in unfitting.items() if reason is not None}
+        return Verdict({c: dict(a.update) for c, a in taken.items()}, {c: a.samples for c, a in taken.items()}, refused, {})
 
 
 class Summed(Plain):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trustsnn.canonical import sha256_of
 from trustsnn.defenses.dp import PrivacyConfig
 from trustsnn.errors import ConfigError
+from trustsnn.federated.coding import parse as compression
 from trustsnn.federated.costs import CostSettings
+from trustsnn.federated.dealing import parse as partition
 from trustsnn.federated.devices import Fleet, FleetSettings
+from trustsnn.federated.losses import CrossEntropy, loss
+from trustsnn.federated.strategies import strategy
 from trustsnn.files import write_text
 from trustsnn.rng import stream
 from trustsnn.training import TrainConfig
@@ -24,7 +28,7 @@ FORMAT = "trustsnn-federation/1"
 class Settings(BaseModel):
     """Unknown keys are refused, and nothing changes once it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Local(Settings):
@@ -48,7 +52,7 @@ class Limits(Settings):
     norm: float | None = Field(default=None, gt=0)
     norm_ratio: float = Field(default=10.0, gt=1)
     samples: int | None = Field(default=None, ge=1)
-    samples_ratio: float = Field(default=10.0, ge=1)
+    samples_ratio: float = Field(default=3.0, ge=1)
 
 
 class Privacy(Settings):
@@ -128,6 +132,22 @@ class FederatedConfig(Settings):
     costs: CostSettings = CostSettings()
     poison: dict[int, str] = {}
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        """What the lines of text name is there, and goes together: else every client would fail, in every round."""
+        for read, line in ((strategy, self.strategy), (loss, self.loss), (compression, self.compression)):
+            read(line)
+        if self.partition != "folders":
+            partition(self.partition)
+        self.training(0, 1)
+        if self.privacy is not None:
+            self.privacy.asked()
+            if self.privacy.unit == "sample" and not isinstance(loss(self.loss), CrossEntropy):
+                raise ConfigError(
+                    f"Privacy of samples clips the gradient of each on its own: it goes with cross-entropy, not with {self.loss!r}."
+                )
+        return self
 
     @property
     def sha256(self) -> str:

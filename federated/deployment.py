@@ -23,7 +23,7 @@ from trustsnn.federated.server import Server
 from trustsnn.files import write_errors, write_text
 from trustsnn.models.network import SpikingNetwork
 
-RUN_CONFIG = {"out": "federation", "checkpoint": "", "test": "", "round-timeout": 3600.0}
+RUN_CONFIG: dict[str, str | float] = {"out": "federation", "checkpoint": "", "test": "", "round-timeout": 3600.0}
 """What `flwr run --run-config` may set, and what holds without it.
 
 out: the server's folder for the rounds, the privacy ledger and the model, below the folder in which the SuperLink was started unless absolute.

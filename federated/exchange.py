@@ -121,9 +121,9 @@ class Exchange:
         client_of = {node: client for client, node in nodes.items()}
         replies = Replies()
         for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
-            client = client_of.get(reply.metadata.src_node_id)
-            if client is None:  # the SuperLink answers in place of a node that is gone
+            if reply.metadata.src_node_id not in client_of:  # the SuperLink answers in place of a node that is gone
                 continue
+            client = client_of[reply.metadata.src_node_id]
             if reply.has_error():
                 replies.failed[client] = str(reply.error.reason)[:_LONGEST]
                 continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from trustsnn.attacks.integrity.backdoor import success
 from trustsnn.data import Dataset
+from trustsnn.defenses.dp.gradients import refuse_unfit_layers
 from trustsnn.errors import ConfigError
 from trustsnn.federated.arrays import added, arrays_of, load_arrays
 from trustsnn.federated.client import network, statistics
@@ -53,6 +54,8 @@ class Server:
         self.fleet = config.devices()
         if self.fleet is not None and any(each.steps not in (None, start.spec.steps) for each in self.fleet.devices):
             _check_steps(start)
+        if config.privacy is not None and config.privacy.unit == "sample":
+            refuse_unfit_layers(start)
         self.rounds = resume(folder, config.sha256) or Rounds(0, first)
         self.collector: Collector
         if config.privacy is not None and config.privacy.unit == "client":

@@ -57,7 +57,7 @@ class Strategy:
             )
             for client in sorted(updates)
         ]  # fmt: skip
-        with _silent(), _collected():
+        with _silent(), _collected(), np.errstate(over="ignore", invalid="ignore"):
             kind = getattr(flower("serverapp.strategy"), self.flowers)
             found, _ = kind(**self.arguments(len(updates))).aggregate_train(1, answers)
         return {name: np.asarray(found[name].numpy(), dtype=np.float32) for name in names}

@@ -71,10 +71,20 @@ def validate(answers: Mapping[int, Answer], shapes: Mapping[str, tuple[int, ...]
 
 
 def malformed(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Why an answer is none that any strategy could use, or None."""
+    """Why an answer is none that a strategy should see on its own, or None."""
     count = answer.samples
     if type(count) not in (int, float) or not (1 <= count < 2**53 and count == int(count)):
         return f"it says {reprlib.repr(count)} samples stand behind it, not a whole number from 1"
+    if (reason := unfit(answer, shapes)) is not None:
+        return reason
+    wild = next((name for name in shapes if not np.isfinite(answer.update[name]).all()), None)
+    return None if wild is None else f"{wild} holds values that are not finite"
+
+
+def unfit(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why an answer is none of this model, which no strategy can take, whatever its values; or None."""
+    if type(answer.samples) not in (int, float):
+        return f"it says {reprlib.repr(answer.samples)} samples stand behind it, no number"
     missing, extra = sorted(shapes.keys() - answer.update.keys()), sorted(answer.update.keys() - shapes.keys())
     if missing or extra:
         return f"its tensors are not the model's: {'; '.join(filter(None, [_some('missing', missing), _some('unknown', extra)]))}"
@@ -84,8 +94,6 @@ def malformed(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> str | No
             return f"{name} is {getattr(array, 'dtype', type(array).__name__)}, not float32"
         if array.shape != tuple(shape):
             return f"{name} has the shape {list(array.shape)}, not {list(shape)}"
-        if not np.isfinite(array).all():
-            return f"{name} holds values that are not finite"
     return None
 
 

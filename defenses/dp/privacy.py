@@ -70,10 +70,16 @@ class Guarantee:
         return {**asdict(self), "adjacency": "add or remove one sample"}
 
 
-@lru_cache(maxsize=4096)  # a federation asks the same for each of its clients and rounds, a third of a second each
 def epsilon(accountant: str, *, sigma: float, rate: float, steps: int, delta: float) -> float:
     """The eps that Opacus's accountant gives for `steps` steps of noise multiplier sigma and sampling rate q; 0 for no step."""
-    return composed(accountant, [(sigma, rate, steps)], delta)
+    _opacus()
+    return _of_one(accountant, (sigma, rate, steps), delta)
+
+
+@lru_cache(maxsize=4096)
+def _of_one(accountant: str, part: tuple[float, float, int], delta: float) -> float:
+    """Kept: a federation asks the same for all its clients and rounds, a third of a second each."""
+    return composed(accountant, [part], delta)
 
 
 def composed(accountant: str, history: Iterable[tuple[float, float, int]], delta: float) -> float:

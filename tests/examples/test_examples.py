@@ -31,7 +31,9 @@ from trustsnn.cli.main import app
 
 def check(words, whole):
     command, path = typer.main.get_command(app), "trustsnn"
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    while isinstance(command, click.Group) and words and (hasattr(command, "default") or not words[0].startswith("-")):
+        if words[0].startswith("-"):
+            words = [command.default, *words]
         if words[0] not in command.commands:
             return f"{path} has no command {words[0]!r}"
         path, command, words = f"{path} {words[0]}", command.commands[words[0]], words[1:]

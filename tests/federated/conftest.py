@@ -1,4 +1,4 @@
-"""Federations small enough to be run many times: 240 digits, a small network, clients one after the other in this process."""
+"""Federations small enough to be run many times: 120 digits, a small network, clients one after the other in this process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory, digits_train, digits_test):
-    """240 digits to train on and 100 to test on, as a file."""
+    """120 digits to train on and 60 to test on, as a file."""
     path = tmp_path_factory.mktemp("data") / "few.npz"
-    (x, y), (x_test, y_test) = digits_train.batch(np.arange(240)), digits_test.batch(np.arange(100))
+    (x, y), (x_test, y_test) = digits_train.batch(np.arange(120)), digits_test.batch(np.arange(60))
     np.savez(path, x_train=x, y_train=y, x_test=x_test, y_test=y_test, classes=np.array(digits_train.classes))
     return path
 

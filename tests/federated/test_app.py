@@ -17,6 +17,7 @@ from flwr.app import Context, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 from flwr.clientapp import ClientApp
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.serverapp import ServerApp
 from flwr.supercore.object_ref import load_app
 
@@ -139,6 +140,30 @@ def test_a_killed_run_goes_on_after_the_last_finished_round(begun, ended, tmp_pa
     saved = lead(config, Dying(grid, 1), settings)
     assert model_hash(load_network(saved)) == model_hash(ended(config, start, tmp_path / "whole").network())
     assert lead(config, None, settings) == saved, "a finished one asks nobody"
+
+
+def test_the_superlink_answers_for_a_node_that_is_gone(begun, ended, tmp_path):
+    """Its message comes from no node: before the rounds the server asks again, in a round it goes on without that client."""
+    config, start = begun()
+    calls = []
+
+    class Gone:
+        def __init__(self, grid):
+            self.grid = grid
+
+        def get_node_ids(self):
+            return self.grid.get_node_ids()
+
+        def send_and_receive(self, messages, timeout=None):
+            calls.append({(message.metadata.message_type, message.metadata.dst_node_id) for message in messages})
+            for message in messages:
+                gone = message.metadata.dst_node_id == 3 and len(calls) in (1, 3)
+                error = create_message_error_unavailable_res_message
+                yield error(message.metadata, "node_unavail") if gone else next(iter(self.grid.send_and_receive([message])))
+
+    rows = ended(config, start, tmp_path, grid=Gone).rounds.rows
+    assert calls[1] == {("query", 3)}
+    assert [(row["combined"], row["failed"]) for row in rows] == [(2, {"1": "it did not answer in time"}), (3, {})]
 
 
 def test_a_start_from_a_checkpoint_is_named_and_checked(begun, tmp_path):

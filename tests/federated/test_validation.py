@@ -129,10 +129,10 @@ def test_the_largest_of_all_values_is_measured_without_overflow():
     assert "its norm of 1.076e+39" in validate({**honest(), 7: Answer(huge, 100)}, SHAPES, Limits()).refused[7]
 
 
-def test_many_samples_count_as_ten_times_the_median():
+def test_many_samples_count_as_three_times_the_median():
     verdict = validate({**honest(), 7: Answer(update(), 10**9)}, SHAPES, Limits())
-    assert verdict.samples[7] == 1020  # the median of 100, 101, 102, 103 and a billion is 102
-    assert verdict.capped == {7: "1000000000 samples counted as 1020"}
+    assert verdict.samples[7] == 306  # the median of 100, 101, 102, 103 and a billion is 102
+    assert verdict.capped == {7: "1000000000 samples counted as 306"}
     assert not verdict.refused
 
 
@@ -142,7 +142,7 @@ def test_ratios_hold_from_three_clients_on(count):
     verdict = validate(sent, SHAPES, Limits())
     assert (7 in verdict.refused) == (count == 3)
     many = validate({**sent, 7: Answer(update(), 10**9)}, SHAPES, Limits())
-    assert many.samples[7] == (1000 if count == 3 else 10**9)
+    assert many.samples[7] == (300 if count == 3 else 10**9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

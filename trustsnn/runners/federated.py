@@ -16,6 +16,7 @@ from trustsnn.federated.apps import client_app
 from trustsnn.federated.client import Site
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.engine import simulate
+from trustsnn.federated.partition import Partition
 from trustsnn.federated.rounds import Rounds
 from trustsnn.federated.server import Server
 from trustsnn.files import write_text
@@ -24,8 +25,9 @@ from trustsnn.reports.federated import FORMAT, page
 from trustsnn.runners.environment import environment
 from trustsnn.runners.judged import Judged
 from trustsnn.runners.subject import data_record, model_record
+from trustsnn.training.bptt import check_fit
 
-CONFIG = "federation.json"
+CONFIG, PARTITION = "federation.json", "partition.json"
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ def federate(
     """
     running = running or Running()
     _same(out / CONFIG, config)
-    config.write(out / CONFIG)
     site = Site(config, running.root)
-    test = site.test
-    partition = site.partition
-    partition.write(out / "partition.json")
+    test, partition = site.test, site.partition
+    check_fit(start, site.data)
+    _same_samples(out / PARTITION, partition)
     server = Server(
         config, start, out / "rounds", test=test, told=told, keep=running.keep or bool(running.look), look=running.look
     )
+    config.write(out / CONFIG)  # now that nothing is wrong with it
+    partition.write(out / PARTITION)
     if server.rounds.round < config.rounds:
         client = client_app(config, root=running.root, kept=out / "clients", threads=running.threads)
         simulate(running.engine, client, config.clients, server.run, workers=running.workers)
@@ -100,6 +103,15 @@ def _same(path: Path, config: FederatedConfig) -> None:
                 f"{path.parent} holds a federation of other settings ({', '.join(differing)} differ). Choose another --out, or delete that "
                 "folder."
             )
+
+
+def _same_samples(path: Path, partition: Partition) -> None:
+    """RunError where the folder was begun with other samples of the same name, or with another division of them."""
+    if path.exists() and Partition.read(path).sha256 != partition.sha256:
+        raise RunError(
+            f"{path.parent} holds a federation on other samples: those of its data set have changed. Choose another --out, or bring the "
+            "samples back."
+        )
 
 
 def _untimed(row: dict[str, Any]) -> dict[str, Any]:
