@@ -83,18 +83,19 @@ def _square(queries: int) -> Member:
 
 MEMBERS: dict[str, tuple[Member, ...]] = {
     "quick": (
+        _apgd("wide atan", 10),
         _apgd("ASSG", 30),
         _apgd("own", 10),
-        _apgd("wide atan", 10),
         _apgd("RGA", 10),
         _apgd("own", 10, "dlr"),
         _twin(10),
         _square(50),
     ),
     "standard": (
+        _apgd("wide atan", 20),
         _apgd("ASSG", 100),
         _apgd("own", 20),
-        *(_apgd(name, 20) for name in ("wide atan", "wide triangular", "PDSG", "HART", "RGA", "BPTR", "CBA")),
+        *(_apgd(name, 20) for name in ("wide triangular", "PDSG", "HART", "RGA", "BPTR", "CBA")),
         _sapgd("own", 40),
         _sapgd("ASSG", 40),
         _apgd("own", 40, "dlr"),
@@ -103,6 +104,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _square(500),
     ),
     "full": (
+        _apgd("wide atan", 20),
         _apgd("ASSG", 30),
         _apgd("ASSG", 100),
         _apgd("own", 100),
@@ -118,8 +120,8 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _square(5000),
     ),
 }
-"""For each profile its members in the order of the cascade: ASSG first, which breaks most in the least time (docs/results/attacks.md),
-and last what needs no gradient of the model, so that what it breaks was left by all before. Attacks of other surrogates are a
+"""For each profile its members in the order of the cascade: first a cheap one that breaks most of what is easy, then ASSG, which breaks most
+(docs/results/attacks.md), and last what needs no gradient of the model, so that what it breaks was left by all before. Attacks of other surrogates are a
 sample of METHODS' sweep, not all of it."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from trustsnn.reports.charts import INK, LINE, MUTED, SERIES, svg
 from trustsnn.reports.html import render
 from trustsnn.reports.partition import partition
-from trustsnn.reports.wording import percent
+from trustsnn.reports.wording import count_text, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
     if "test" in last:
         test = last["test"]
         found.append(
-            f"After {len(record['rounds'])} rounds with {config['clients']} clients the global model is right on "
+            f"After {count_text(len(record['rounds']), 'round')} with {count_text(config['clients'], 'client')} the global model is right on "
             f"{percent(test['value'], test['count'])} of {test['count']:,} test samples ({percent(test['low'])} to {percent(test['high'])})."
         )
     else:
@@ -59,8 +59,14 @@ def sentences(record: dict[str, Any]) -> list[str]:
         )
     found += _costs(record) + _privacy(record)
     if skipped := [row["round"] for row in record["rounds"] if not row["combined"]]:
+        noise = config["privacy"] is not None and config["privacy"]["unit"] == "client" and config["secure"] is None
+        what = (
+            "no update was there, so that the model moved by the noise alone"
+            if noise
+            else "too few updates were left to combine, so that the model stayed as it was"
+        )
         found.append(
-            f"In {len(skipped)} rounds too few updates were left to combine, so that the model stayed as it was: {skipped[:10]}."
+            f"In {len(skipped)} of the rounds {what}: {', '.join(map(str, skipped[:10]))}{', ...' * (len(skipped) > 10)}."
         )
     if record["gate"] is not None:
         verdict = {0: "holds", 1: "FAILS", 3: "cannot be decided without a global model"}[record["gate"]["exit_code"]]
@@ -97,19 +103,24 @@ def _clients(record: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for client, counts in enumerate(record["partition"]["counts"]):
         name = str(client)
-        seen = [row["clients"][name] for row in record["rounds"] if name in row["clients"]]
-        used = sum(name in row["clients"] and name not in row["refused"] for row in record["rounds"])
-        right, count = record["rounds"][-1]["own"].get(name, [0, 0])
         told = [row["clients"].get(name, {}) for row in record["rounds"]]
+        losses = [each["loss"] for each in told if "loss" in each]
+        right, count = record["rounds"][-1]["own"].get(name, [0, 0])
         device = record["devices"][client] if record["devices"] else None
         found.append({
-            "client": client, "samples": sum(counts), "classes": sum(each > 0 for each in counts), "used": used,
+            "client": client, "samples": sum(counts), "classes": sum(each > 0 for each in counts),
+            "used": sum(_used(row, name) for row in record["rounds"]),
             "up": sum(each.get("bytes_up", 0) for each in told) / 1e6,
             "joules": sum(each.get("joules", 0) + each.get("radio_joules", 0) for each in told),
             "device": _device(device, record["model"]["spec"]["steps"]),
-            "own": right / count if count else None, "loss": seen[-1].get("loss") if seen else None,
+            "own": right / count if count else None, "loss": losses[-1] if losses else None,
         })  # fmt: skip
     return found
+
+
+def _used(row: dict[str, Any], name: str) -> bool:
+    """Whether a client's update went into the model in a round."""
+    return bool(row["combined"]) and name in row["clients"] and name not in row["refused"] and name not in row["failed"]
 
 
 def _device(device: dict[str, Any] | None, steps: int) -> str:
@@ -169,6 +180,7 @@ def _curve(record: dict[str, Any]) -> str:
         panel.set_xlabel("round", color=MUTED)
         panel.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
         panel.grid(axis="y", color=LINE)
-        panel.legend(loc="best", frameon=False, labelcolor=INK)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(loc="best", frameon=False, labelcolor=INK)
 
     return svg(draw, (1, 1), (_WIDE, 340), "federated")

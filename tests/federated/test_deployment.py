@@ -325,7 +325,7 @@ def test_secrets_and_statistics_live_through_the_processes_of_a_node(deployment,
     for number, line in enumerate(lines("flower-supernode")):
         deployment.start(f"node-{number}", line)
     deployment.call(*lines("flwr run"))
-    assert [row["combined"] for row in deployment.rows()] == [3, 3]
+    assert [(row["combined"], row["failed"]) for row in deployment.rows()] == [(3, {}), (3, {})]
     config = deployment.config()
     for number in range(3):
         kept = deployment.place / f"state-{number}" / config.sha256[:16]

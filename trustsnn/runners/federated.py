@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trustsnn.checkpoint import model_hash, save
-from trustsnn.errors import RunError
+from trustsnn.errors import ConfigError, RunError
 from trustsnn.federated.apps import client_app
 from trustsnn.federated.client import Site
 from trustsnn.federated.config import FederatedConfig
@@ -59,6 +59,8 @@ def federate(
         ConfigError: settings that do not fit the data or each other.
     """
     running = running or Running()
+    if least is not None and not 0 <= least <= 1:
+        raise ConfigError(f"Expected an accuracy from 0 to 1 as the gate (--fail-under), got {least}.")
     _same(out / CONFIG, config)
     site = Site(config, running.root)
     test, partition = site.test, site.partition
