@@ -80,7 +80,7 @@ def client_guarantee(privacy: PrivacyConfig, *, clients: int, rate: float, round
         raise ConfigError(f"Expected delta below 1 / clients = {1 / clients:.2g}, got {privacy.delta}.")
     spent = {"rate": rate, "steps": rounds, "delta": privacy.delta}
     sigma = privacy.sigma or noise_for(privacy.eps or 0.0, privacy.accountant, **spent)
-    eps = epsilon(privacy.accountant, sigma=sigma, **spent)
+    eps = epsilon(privacy.accountant, sigma=sigma, **spent)  # type: ignore[arg-type]
     return ClientGuarantee(eps, privacy.delta, sigma, privacy.clip, rate, rounds, privacy.accountant, randomness)
 
 

@@ -120,7 +120,7 @@ def one_run_audit(
         raise ConfigError(f"Expected 2 to {count} guesses, a rate in (0, 1] and at least 1 step, got {guesses}, {rate}, {steps}.")
     spent = {"rate": rate, "steps": steps, "delta": privacy.delta}
     sigma = privacy.sigma or noise_for(privacy.eps or 0.0, privacy.accountant, **spent)
-    eps = epsilon(privacy.accountant, sigma=sigma, **spent)
+    eps = epsilon(privacy.accountant, sigma=sigma, **spent)  # type: ignore[arg-type]
     included = stream(seed, "dp/audit/coins").random(count) < 0.5
     known = (torch.cat([x, data[0]]), torch.cat([y, data[1]]))
     present = torch.cat([torch.full((count,), 0.5), torch.ones(len(data[0]))])

@@ -129,7 +129,7 @@ def guarantee(privacy: PrivacyConfig, *, samples: int, batch_size: int, epochs: 
     if sigma is None:
         assert privacy.eps is not None
         sigma = noise_for(privacy.eps, privacy.accountant, **account)
-    eps = epsilon(privacy.accountant, sigma=sigma, **account)
+    eps = epsilon(privacy.accountant, sigma=sigma, **account)  # type: ignore[arg-type]
     return Guarantee(eps, privacy.delta, sigma, privacy.clip, rate, steps, privacy.accountant, randomness)
 
 

@@ -27,7 +27,9 @@ def test_a_federation_is_trained_judged_and_not_trained_twice(cli, tmp_path):
     again = cli("federate", "run", *QUICK, "--out", "run", "--fail-under", 0.0)
     assert again.exit_code == 0
     assert "round 1:" not in again.output
-    with pytest.raises(RunError, match=r"other settings \(seed, start differ\)|other settings \(architecture, seed, start differ\)"):
+    with pytest.raises(
+        RunError, match=r"other settings \(seed, start differ\)|other settings \(architecture, seed, start differ\)"
+    ):
         cli("federate", *QUICK, "--out", "run", "--seed", 1)
 
 

@@ -77,7 +77,7 @@ def test_a_state_that_is_cut_short_is_refused(saved):
     whole = (saved / STATE).read_bytes()
     for size in [0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1]:
         (saved / STATE).write_bytes(whole[:size])
-        with pytest.raises(UnsafeArtifactError, match="is not a whole state of a federation.*Delete"):
+        with pytest.raises(UnsafeArtifactError, match=r"is not a whole state of a federation.*Delete"):
             resume(saved, "this one")
 
 

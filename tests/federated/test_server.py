@@ -149,7 +149,10 @@ def sends(data, kind="numpy.ndarray"):
     """Its tensors with these bytes for each."""
 
     def change(answer, message):
-        arrays = {name: Array(dtype="float32", shape=each.shape, stype=kind, data=data) for name, each in answer.content["arrays"].items()}
+        arrays = {
+            name: Array(dtype="float32", shape=each.shape, stype=kind, data=data)
+            for name, each in answer.content["arrays"].items()
+        }
         return says(arrays=ArrayRecord(arrays))(answer, message)
 
     return change
@@ -226,7 +229,7 @@ ODD = {
     "lists for figures": {"loss": [1.0] * 1000, "joules": [0.5], "train_accuracy": []},
     "many figures": {f"x{place}": float(place) for place in range(1000)},
     "figures of odd names": {"<script>alert(1)</script>": 1, "=cmd()": 2.0, "long" * 1000: 3},
-    "no figures": {name: None for name in ("loss", "norm", "joules", "train_accuracy", "device_seconds", "seconds")},
+    "no figures": dict.fromkeys(("loss", "norm", "joules", "train_accuracy", "device_seconds", "seconds")),
 }
 
 
@@ -298,7 +301,9 @@ class Silent:
         return self.grid.get_node_ids()
 
     def send_and_receive(self, messages, timeout=None):
-        kept = [each for each in messages if each.metadata.dst_node_id != 3 or not each.metadata.message_type.startswith(self.kind)]
+        kept = [
+            each for each in messages if each.metadata.dst_node_id != 3 or not each.metadata.message_type.startswith(self.kind)
+        ]
         return self.grid.send_and_receive(kept)
 
 
@@ -347,9 +352,16 @@ def test_a_bad_client_is_refused_where_the_layer_can_see_it(begun, ended, tmp_pa
 @pytest.mark.filterwarnings("ignore:.*value encountered:RuntimeWarning")  # the network of a model that is infinite
 @pytest.mark.parametrize(
     ("kind", "strategy"),
-    [*((kind, "fedavg") for kind in POISONS), ("nan", "krum:malicious=0"), ("inf", "fedtrimmedavg"), ("shape", "bulyan:malicious=0")],
+    [
+        *((kind, "fedavg") for kind in POISONS),
+        ("nan", "krum:malicious=0"),
+        ("inf", "fedtrimmedavg"),
+        ("shape", "bulyan:malicious=0"),
+    ],
 )
-def test_without_the_layer_a_bad_client_may_win_but_breaks_nothing(begun, ended, few_digits, tmp_path, digits_test, kind, strategy):
+def test_without_the_layer_a_bad_client_may_win_but_breaks_nothing(
+    begun, ended, few_digits, tmp_path, digits_test, kind, strategy
+):
     server = ended(*begun(poison={1: kind}, limits={"on": False}, strategy=strategy), tmp_path, test=digits_test.take(50))
     assert server.rounds.round == 2
     assert json.dumps(server.rounds.rows, allow_nan=False)
@@ -393,7 +405,7 @@ def test_the_model_stays_where_the_strategy_gets_too_few(begun, ended, tmp_path)
 @pytest.mark.parametrize(("client", "kind"), [(3, "nan"), (-1, "nan"), (0, "sign")])
 def test_bad_clients_that_cannot_be_are_refused(begun, tmp_path, client, kind):
     config, start = begun(poison={client: kind})
-    with pytest.raises(ConfigError, match="Expected bad clients from 0 to 2|Unknown kind of bad client 'sign'"):
+    with pytest.raises(ConfigError, match=r"Expected bad clients from 0 to 2|Unknown kind of bad client 'sign'"):
         Server(config, start, tmp_path)
 
 
@@ -454,7 +466,9 @@ def test_the_rows_say_what_was_measured(begun, ended, digits_test, tmp_path):
     for row in rows:
         assert row["test"]["count"] == 60
         assert all(count == 4 and 0 <= right <= 4 for right, count in row["own"].values())
-        assert all(told["num-examples"] == 36 and told["norm"] > 0 and told["bytes_up"] > 11000 for told in row["clients"].values())
+        assert all(
+            told["num-examples"] == 36 and told["norm"] > 0 and told["bytes_up"] > 11000 for told in row["clients"].values()
+        )
 
 
 def test_compression_sends_its_payload_and_keeps_the_rest_for_the_next_round(begun, ended, tmp_path):
@@ -566,7 +580,7 @@ def test_a_secure_sum_goes_on_without_one_who_answers_garbage(begun, ended, tmp_
 @pytest.mark.parametrize("settings", [{"strategy": "fedmedian"}, {"compression": "top-k:0.1"}, {"clients": 1}])
 def test_what_does_not_go_with_a_sum_is_refused(begun, tmp_path, settings):
     config, start = begun(secure={}, **settings)
-    with pytest.raises(ConfigError, match="gives a sum alone|at least 2 clients"):
+    with pytest.raises(ConfigError, match=r"gives a sum alone|at least 2 clients"):
         Server(config, start, tmp_path)
 
 
@@ -619,7 +633,7 @@ def test_a_round_without_clients_releases_its_noise(begun, ended, tmp_path):
 
 def test_clients_are_charged_before_a_round_and_no_round_runs_beyond_the_budget(begun, ended, tmp_path):
     config, start = begun(rounds=4, privacy={**DP, "sigma": 2.0, "budget": 3.5})
-    with pytest.raises(PrivacyBudgetError, match="Round 3 would take .* beyond the budget of 3.5"):
+    with pytest.raises(PrivacyBudgetError, match=r"Round 3 would take .* beyond the budget of 3.5"):
         ended(config, start, tmp_path)
     asked = []
 
@@ -657,7 +671,9 @@ def test_clients_train_with_the_noise_that_they_are_charged_for(begun, ended, tm
         used.add((privacy.sigma, settings.batch_size / len(data)))
 
     monkeypatch.setattr("trustsnn.federated.client.train_private", watched)
-    monkeypatch.setattr("trustsnn.defenses.dp.privacy.noise_for", lambda eps, accountant, *, rate, steps, delta: 1.0 + steps / 100)
+    monkeypatch.setattr(
+        "trustsnn.defenses.dp.privacy.noise_for", lambda eps, accountant, *, rate, steps, delta: 1.0 + steps / 100
+    )
     monkeypatch.setattr("trustsnn.defenses.dp.privacy.epsilon", lambda accountant, **spent: 1.0)
     monkeypatch.setattr("trustsnn.federated.ledger._eps", lambda accountant, history, delta: 1.0)
     config, start = begun(
@@ -681,5 +697,5 @@ def test_what_private_clients_tell_says_nothing_of_the_samples_that_they_trained
 def test_privacy_of_clients_goes_with_a_mean_alone(begun, tmp_path):
     for settings in ({"strategy": "krum"}, {"secure": {}, "fraction": 0.5, "clients": 4}):
         config, start = begun(privacy=DP, **settings)
-        with pytest.raises(ConfigError, match="fedavg|every client in every round"):
+        with pytest.raises(ConfigError, match=r"fedavg|every client in every round"):
             Server(config, start, tmp_path)

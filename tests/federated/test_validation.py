@@ -139,10 +139,11 @@ def test_many_samples_count_as_three_times_the_median():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_ratios_hold_from_three_clients_on(count):
     sent = {**{client: Answer(update(), 100) for client in range(count - 1)}, 7: Answer(update(1e6), 10**9)}
-    verdict = validate(sent, SHAPES, Limits())
+    limits = Limits(norm_ratio=1.5, samples_ratio=1.5)
+    verdict = validate(sent, SHAPES, limits)
     assert (7 in verdict.refused) == (count == 3)
-    many = validate({**sent, 7: Answer(update(), 10**9)}, SHAPES, Limits())
-    assert many.samples[7] == (300 if count == 3 else 10**9)
+    many = validate({**sent, 7: Answer(update(), 10**9)}, SHAPES, limits)
+    assert many.samples[7] == (150 if count == 3 else 10**9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -13,8 +13,19 @@ from trustsnn.statistics import proportion
 
 
 def row_of(round_, *, told=(0, 1, 2), combined=3, test=30, own=True, **more):
-    clients = {str(client): {"loss": 1.0 / round_, "num-examples": 40, "bytes_up": 10**6, "bytes_down": 2 * 10**6, "joules": 0.5} for client in told}
-    row = {"round": round_, "asked": [0, 1, 2], "combined": combined, "clients": clients, "failed": {}, "refused": {}, "capped": {}}
+    clients = {
+        str(client): {"loss": 1.0 / round_, "num-examples": 40, "bytes_up": 10**6, "bytes_down": 2 * 10**6, "joules": 0.5}
+        for client in told
+    }
+    row = {
+        "round": round_,
+        "asked": [0, 1, 2],
+        "combined": combined,
+        "clients": clients,
+        "failed": {},
+        "refused": {},
+        "capped": {},
+    }
     row["own"] = {"0": [3, 4], "1": [1, 4], "2": [4, 4]} if own else {}
     if test is not None:
         row["test"] = dict(proportion(test, 50))
@@ -22,7 +33,15 @@ def row_of(round_, *, told=(0, 1, 2), combined=3, test=30, own=True, **more):
 
 
 def record_of(*rows, gate=None, **config):
-    settings = {"clients": 3, "strategy": "fedavg", "partition": "iid", "privacy": None, "secure": None, "data": "digits", **config}
+    settings = {
+        "clients": 3,
+        "strategy": "fedavg",
+        "partition": "iid",
+        "privacy": None,
+        "secure": None,
+        "data": "digits",
+        **config,
+    }
     return {
         "format": FORMAT, "config": settings, "rounds": list(rows or [row_of(1), row_of(2)]),
         "model": {"name": "mlp", "hash": "ab" * 32, "parameters": 12, "spec": {"steps": 4}},
@@ -109,7 +128,9 @@ def test_trouble_is_a_row_for_each_client_and_reason():
 
 def test_skipped_rounds_are_said():
     skipped = [row_of(r, combined=0, told=(), failed=dict.fromkeys("012", "gone")) for r in range(1, 13)]
-    assert "In 12 of the rounds too few updates were left to combine, so that the model stayed as it was: 1, 2, 3" in said(record_of(*skipped))
+    assert "In 12 of the rounds too few updates were left to combine, so that the model stayed as it was: 1, 2, 3" in said(
+        record_of(*skipped)
+    )
     private = {"privacy": {"unit": "client", "delta": 1e-5, "seeded": False}}
     rows = [row_of(1, combined=0, told=(), privacy={"eps": 1.5}), row_of(2, privacy={"eps": 2.5})]
     text = said(record_of(*rows, **private))
@@ -119,9 +140,14 @@ def test_skipped_rounds_are_said():
 
 
 def test_the_privacy_of_samples_is_that_of_the_client_that_spent_most():
-    rows = [row_of(1, privacy={"eps": {"client 0": 1.0, "client 1": 3.0}}), row_of(2, privacy={"eps": {"client 0": 2.0, "client 1": 3.5}})]
+    rows = [
+        row_of(1, privacy={"eps": {"client 0": 1.0, "client 1": 3.0}}),
+        row_of(2, privacy={"eps": {"client 0": 2.0, "client 1": 3.5}}),
+    ]
     text = said(record_of(*rows, privacy={"unit": "sample", "delta": 1e-5, "seeded": True}))
-    assert "(3.5, 1e-05) differentially private for every sample of one client; the noise is seeded, which is no guarantee" in text
+    assert (
+        "(3.5, 1e-05) differentially private for every sample of one client; the noise is seeded, which is no guarantee" in text
+    )
 
 
 @pytest.mark.parametrize(("code", "word"), [(0, "holds"), (1, "FAILS"), (3, "cannot be decided")])

@@ -41,7 +41,9 @@ def mixed(tmp_path_factory):
     """A federation with a refused client, a boastful one, and devices that drop out: its folder and its record."""
     folder = tmp_path_factory.mktemp("mixed") / "run"
     poison = {1: "million", 2: "many-samples"}
-    done = run(folder, clients=5, rounds=3, poison=poison, fleet={"dropout": 0.3, "steps": {"1": 0.5}}, limits={"samples_ratio": 2})
+    done = run(
+        folder, clients=5, rounds=3, poison=poison, fleet={"dropout": 0.3, "steps": {"1": 0.5}}, limits={"samples_ratio": 2}
+    )
     return folder, done
 
 
@@ -55,7 +57,16 @@ def test_what_is_written_says_what_came_of_it(mixed):
     record = json.loads((folder / "federated.json").read_text())
     assert record == json.loads(json.dumps(done.record))
     assert (done.report, done.exit_code, record["gate"]) == (folder / "federated.html", 0, None)
-    names = {"federation.json", "partition.json", "rounds.csv", "clients.csv", "federated.json", "federated.html", "model", "rounds"}
+    names = {
+        "federation.json",
+        "partition.json",
+        "rounds.csv",
+        "clients.csv",
+        "federated.json",
+        "federated.html",
+        "model",
+        "rounds",
+    }
     assert {path.name for path in folder.iterdir()} == names
     assert FederatedConfig.read(folder / "federation.json").model_dump(mode="json") == record["config"]
     model = load_network(folder / "model")
@@ -76,7 +87,9 @@ def test_the_tables_are_those_of_the_record(mixed):
         assert int(line["round"]) == row["round"]
         assert float(line["test_accuracy"]) == row["test"]["value"]
         assert [int(line[name]) for name in ("asked", "combined")] == [len(row["asked"]), row["combined"]]
-        assert [int(line[name]) for name in ("failed", "refused", "capped")] == [len(row[n]) for n in ("failed", "refused", "capped")]
+        assert [int(line[name]) for name in ("failed", "refused", "capped")] == [
+            len(row[n]) for n in ("failed", "refused", "capped")
+        ]
         assert float(line["seconds"]) > 0
     assert len(clients) == 15
     for line in clients:
@@ -105,7 +118,7 @@ def test_the_page_names_who_was_left_out_and_asks_nobody(mixed):
 
 
 def test_equal_runs_are_the_same_bytes(mixed, files, tmp_path):
-    folder, done = mixed
+    folder, _ = mixed
     config, start = FederatedConfig.read(folder / "federation.json"), begun()[1]
     federate(config, start, tmp_path / "again", Running("inline"))
     one, two = files(folder), files(tmp_path / "again")

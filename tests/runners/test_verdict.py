@@ -137,7 +137,7 @@ def test_the_ensemble_says_who_broke_what(digits_model, digits_test):
     run, _ = audited(digits_model, digits_test)
     cell = next(cell for cell in run.summary["cells"] if cell["cell"]["threat"]["attack"] == "snn-autoattack")
     members = cell["diagnostics"]["members"]
-    assert members[0]["member"] == "APGD-CE-30 through ASSG"
+    assert members[0]["member"] == "APGD-CE-10 through wide atan"
     assert all(later["tried"] <= row["tried"] - row["broken"] for row, later in pairwise(members))
     import pandas as pd
 
