@@ -142,7 +142,8 @@ class Exchange:
             replies.answers[client] = Reply(found, told, record)
             if self.seen is not None and kind in TRAINS:
                 packed = {n: np.frombuffer(each, np.uint8) for n, each in record.items() if isinstance(each, bytes)}
-                self.seen[client] = {**found, **packed}  # type: ignore[dict-item]
+                plain = {name: each for name, each in found.items() if each.dtype == np.float32}  # any other is refused anyway
+                self.seen[client] = {**plain, **packed}  # type: ignore[dict-item]
         return replies
 
 

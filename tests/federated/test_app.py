@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import tomllib
 import zipfile
 
@@ -48,6 +46,10 @@ def loaded(folder, name):
     )
 
 
+class KilledError(BaseException):
+    """The process ends here."""
+
+
 class Dying:
     """A grid that ends the process when it is asked to train so many times."""
 
@@ -60,7 +62,7 @@ class Dying:
     def send_and_receive(self, messages, timeout=None):
         if messages[0].metadata.message_type == "train":
             if not self.left:
-                raise KeyboardInterrupt
+                raise KilledError
             self.left -= 1
         return self.grid.send_and_receive(messages)
 
@@ -109,7 +111,7 @@ def test_nothing_is_written_over(app, begun):
         write_app(app, begun()[0])
 
 
-@pytest.mark.parametrize("out", ["a 'b' \"c\"", "c:\\fed\x7f", "ü/𝔘 {clients}\n"])
+@pytest.mark.parametrize("out", ["a 'b' \"c\"", "c:\\fed\x7f", "ü/𝔘 {clients}\n"], ids=["quotes", "controls", "letters"])
 def test_any_path_comes_back(tmp_path, begun, out):
     write_app(tmp_path / "app", begun()[0], out=out)
     assert tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]["out"] == out
@@ -133,7 +135,7 @@ def test_a_killed_run_goes_on_after_the_last_finished_round(begun, ended, tmp_pa
     config, start = begun(rounds=3)
     settings = {**RUN_CONFIG, "out": str(tmp_path / "out")}
     grid = inline_grid(_client(config), 3)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KilledError):
         lead(config, Dying(grid, 2), settings)
     assert len(json.loads((tmp_path / "out" / "rounds.json").read_text())) == 2
     assert not (tmp_path / "out" / "model").exists()
@@ -184,12 +186,15 @@ def test_a_start_from_a_checkpoint_is_named_and_checked(begun, tmp_path):
 
 
 def test_two_runs_do_not_write_one_folder(begun, tmp_path):
-    (tmp_path / "out").mkdir()
-    descriptor = os.open(tmp_path / "out", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(RunError, match=r"Another run is writing .* flwr stop"):
-        lead(begun()[0], None, {**RUN_CONFIG, "out": str(tmp_path / "out")})
-    os.close(descriptor)
+    config, settings = begun(rounds=1)[0], {**RUN_CONFIG, "out": str(tmp_path / "out")}
+
+    class Meanwhile(Dying):
+        def get_node_ids(self):
+            with pytest.raises(RunError, match=r"Another run is writing .* flwr stop"):
+                lead(config, None, settings)
+            return super().get_node_ids()
+
+    assert lead(config, Meanwhile(inline_grid(_client(config), 3), 1), settings) == lead(config, None, settings)
 
 
 def test_a_folder_of_another_federation_is_left_alone(begun, tmp_path):

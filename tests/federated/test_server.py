@@ -16,11 +16,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError, PrivacyBudgetError, RunError
 from trustsnn.federated.arrays import arrays_of, load_arrays
-from trustsnn.federated.client import Site, work
+from trustsnn.federated.client import Site, judge, work
 from trustsnn.federated.coding import parse
 from trustsnn.federated.compression import compress, payload_size
 from trustsnn.federated.poison import BACKDOORS, POISONS
-from trustsnn.federated.rounds import own_before, read
+from trustsnn.federated.rounds import own_before, read, resume
 from trustsnn.federated.server import Server
 from trustsnn.federated.summing import settings_of
 from trustsnn.rng import stream
@@ -92,6 +92,8 @@ def test_a_federation_that_is_killed_ends_as_one_that_is_not(begun, ended, outco
                 ended(config, start, tmp_path / "killed", **cut)
             except KilledError:
                 deaths += 1
+                kept = resume(tmp_path / "killed" / "rounds", config.sha256)
+                assert (0 if kept is None else kept.round) == (round_ if "told" in cut else round_ - 1)
     server = ended(config, start, tmp_path / "killed")
     assert deaths >= 6
     assert outcome(server) == outcome(whole)
@@ -214,7 +216,7 @@ def same(one, two):
 
 def test_the_rounds_go_on_without_a_client_whose_answer_is_of_no_use(begun, ended, tmp_path, without_1):
     config, start = begun(rounds=len(USELESS), local=CONSTANT)
-    server = ended(config, start, tmp_path, app=Bad("train", *USELESS.values()))
+    server = ended(config, start, tmp_path, app=Bad("train", *USELESS.values()), look=range(1, config.rounds + 1))
     for kind, row in zip(USELESS, server.rounds.rows, strict=True):
         left_out = {**row["failed"], **row["refused"]}
         assert (kind, row["asked"], row["combined"], list(left_out)) == (kind, [0, 1, 2], 2, ["1"])
@@ -486,7 +488,7 @@ def test_compression_sends_its_payload_and_keeps_the_rest_for_the_next_round(beg
 
 
 def test_local_statistics_stay_with_the_clients(begun, ended, digits_test, tmp_path):
-    config, start = begun(statistics="local")
+    config, start = begun(statistics="local", holdout=0.5, local={"batch_size": 8, "epochs": 12, "optimizer": "adamw"})
     server = ended(config, start, tmp_path, test=digits_test.take(50))
     staying = {name for name in arrays_of(start) if name.endswith(("running_mean", "running_var"))}
     assert staying
@@ -495,6 +497,10 @@ def test_local_statistics_stay_with_the_clients(begun, ended, digits_test, tmp_p
     owns = [own_before(tmp_path / "clients" / f"{client:04d}", 3) for client in range(3)]
     assert all(own.keys() == staying for own in owns)
     assert len({flat(own).tobytes() for own in owns}) == 3
+    right = [judge(Site(config), client, server.rounds.arrays, own)["successes"] for client, own in enumerate(owns)]
+    before = [own_before(tmp_path / "clients" / f"{client:04d}", 2) for client in range(3)]
+    assert right != [judge(Site(config), client, server.rounds.arrays, own)["successes"] for client, own in enumerate(before)]
+    assert server.rounds.rows[-1]["own"] == {str(client): [each, 20] for client, each in enumerate(right)}
     model = arrays_of(server.network())
     assert same({name: model[name] for name in staying}, {name: arrays_of(start)[name] for name in staying})
 
@@ -602,6 +608,23 @@ def test_with_privacy_of_clients_the_model_moves_by_the_plain_mean_of_clipped_up
     assert min(sizes) > 0.7
     short = sum(0.7 / size * flat(update) for size, update in zip(sizes, updates, strict=True)) / 3
     np.testing.assert_allclose(found[0.7], short, atol=1e-6)
+
+
+def test_a_clip_that_adapts_follows_the_share_of_the_norms_below_it(begun, ended, tmp_path):
+    private = {**DP, "sigma": 0.1, "clip": 0.3, "adaptive": True, "quantile": 0.6, "clip_rate": 2.0}
+    config, start = begun(rounds=3, local=CONSTANT, privacy=private)
+    server = ended(config, start, tmp_path)
+    clip = 0.3
+    for row in server.rounds.rows:
+        said, told = row["privacy"], row["clients"].values()
+        assert said["clip"] == pytest.approx(clip)
+        assert all(each["within"] == (each["norm"] <= clip) for each in told)
+        noise = 3 / 20 * server.collector.source.normal(2 * row["round"] + 1, 1)[0]
+        share = (sum(each["within"] - 0.5 for each in told) + noise) / 3 + 0.5
+        assert said["share_within"] == pytest.approx(share)
+        clip *= np.exp(-2.0 * (share - 0.6))
+        assert said["next_clip"] == pytest.approx(clip)
+    assert clip > 0.6  # no norm was below it in the first round
 
 
 def test_privacy_of_clients_under_a_secure_sum_is_the_same_up_to_its_rounding(begun, ended, tmp_path):

@@ -81,7 +81,11 @@ def audit(
         model = _model(config, path)
         number = int(path.stem.partition("-")[2])
         inside, outside = (_scores(model, each, config.seed) for each in (members, others))
-        figure: dict[str, Any] = {"round": number, "auc": area(inside, outside), "tpr": rates(inside, outside, [FPR], seed=config.seed)[0]}
+        figure: dict[str, Any] = {
+            "round": number,
+            "auc": area(inside, outside),
+            "tpr": rates(inside, outside, [FPR], seed=config.seed)[0],
+        }
         rounds.append(figure)
         told(f"round {number}: loss attack, AUC {figure['auc']['value']:.3f}")
     last = _model(config, chosen[-1])
