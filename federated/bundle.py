@@ -45,38 +45,40 @@ app = {kind}(Path(__file__).with_name("{config}"))
 _README = """\
 # {description}
 
-The settings are in `{package}/{config}`; `flwr run` sends this folder, and nothing else, to the server and to every node. Each of them has
-trustsnn installed, of one version, with `pip install 'trustsnn[federated]'`. `docs/federated.md` of trustsnn has the same on one machine,
-command by command, and says what is protected and what is not.
-
-On every machine, so that Flower calls nobody and installs nothing:
+The settings are in `{package}/{config}`. `flwr run` sends this folder, and nothing else, to the server and to every node. Each has trustsnn
+installed, in one version, by `pip install 'trustsnn[federated]'`. Its `docs/federated.md` has the same on one machine, command by
+command, and says what is protected and what is not. On every machine, so that Flower calls nobody and installs nothing:
 
     export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 
-1. **Certificates and node keys.** `trustsnn federate certificates keys --hosts ADDRESS --nodes {clients}` for tests and small set-ups, with the
-   address by which nodes reach the server. A node gets `ca.pem` and its own `node-NUMBER.key`, over a channel that you trust.
-2. **SuperLink**, on the server. Whoever reaches its port may submit code to all nodes, so let nodes reach no path of it but `/v1/fleet/`:
+1. **Certificates and node keys**, for tests and small set-ups, with the address by which nodes reach the server. A node gets `ca.pem` and its own
+   `node-NUMBER.key`, over a channel that you trust:
+
+       trustsnn federate certificates keys --hosts ADDRESS,localhost --nodes {clients}
+
+2. **SuperLink**, on the server. Whoever reaches its port may submit code to the server and to all nodes. Leave it on 127.0.0.1, and put a proxy
+   in front that lets nothing through but `/v1/fleet/`; `docs/federated.md` has one:
 
        flower-superlink --host 127.0.0.1 --port 8000 --enable-supernode-auth --database superlink.db \\
            --ssl-ca-certfile keys/ca.pem --ssl-certfile keys/server.pem --ssl-keyfile keys/server.key
 
-3. **Registration**, on the server, with these lines in `~/.flwr/config.toml`, and for each node
-   `flwr supernode register keys/node-NUMBER.pub federation`:
+3. **Registration**, on the server, of each node by `flwr supernode register keys/node-NUMBER.pub federation`, with these lines in
+   `~/.flwr/config.toml`:
 
        [superlink.federation]
        address = "127.0.0.1:8000"
        root-certificates = "/PATH/TO/keys/ca.pem"
 
-4. **SuperNodes**, one on each device. `data` is the device's own folder or file of samples (without it, part NUMBER of the data set that
-   the settings name), `state` a folder for what never leaves it:
+4. **SuperNodes**, one on each device, NUMBER from 0. `data` is the device's own folder or file of samples (without it, part NUMBER of the
+   data set that the settings name), `state` a folder for what never leaves it:
 
        trustsnn federate check keys --server ADDRESS:PORT
        flower-supernode --superlink ADDRESS:PORT --root-certificates keys/ca.pem \\
            --auth-supernode-private-key keys/node-NUMBER.key \\
            --node-config 'partition-id=NUMBER data="/PATH/TO/DATA" state="/PATH/TO/STATE"'
 
-5. **Run**, on the server: `flwr run . federation --stream`. The same command goes on after the last finished round. Settings of a run are
-   those under `[tool.flwr.app.config]` in `pyproject.toml`: `flwr run . federation --run-config 'out="/srv/federation"'`.
+5. **Run**, on the server: `flwr run . federation --stream`. The same command goes on after the last finished round. What a run may set is under
+   `[tool.flwr.app.config]` in `pyproject.toml`: `flwr run . federation --run-config 'out="/srv/federation"'`.
 """
 
 
