@@ -121,8 +121,8 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
     ),
 }
 """For each profile its members in the order of the cascade: a cheap one that breaks what is easy, then ASSG, which breaks most
-(docs/results/attacks.md), and last what needs no gradient of the model, so that what it breaks was left by all before. Attacks of other surrogates are a
-sample of METHODS' sweep, not all of it."""
+(docs/results/attacks.md), and last what needs no gradient of the model, so that what it breaks was left by all before. Attacks of other
+surrogates are a sample of METHODS' sweep, not all of it."""
 
 
 @dataclass(frozen=True)
