@@ -366,6 +366,9 @@ def test_without_the_layer_a_bad_client_may_win_but_breaks_nothing(
 ):
     server = ended(*begun(poison={1: kind}, limits={"on": False}, strategy=strategy), tmp_path, test=digits_test.take(50))
     assert server.rounds.round == 2
+    assert [list(row["refused"]) for row in server.rounds.rows] == [
+        ["1"] if kind == "shape" else []
+    ] * 2  # what no strategy can take
     assert json.dumps(server.rounds.rows, allow_nan=False)
 
 
