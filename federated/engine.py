@@ -13,6 +13,9 @@ from trustsnn.federated.flower import flower
 ENGINES = {"ray": "clients in processes of Ray, several at a time", "inline": "one client after the other in this process"}
 
 
+_ASKED_AT_ONCE = "Clients in this process are asked by send_and_receive alone."
+
+
 def simulate(engine: str, client: Any, clients: int, lead: Callable[[Any], object], *, workers: int = 2) -> None:
     """Run Flower's ClientApp `client` on that many nodes while `lead` has the grid; what `lead` raises is raised here.
 
@@ -52,11 +55,11 @@ def inline_grid(client: Any, clients: int) -> Any:
                 return app.Message(app.Error(code=0, reason=f"{type(error).__name__}: {error}"), reply_to=message)
 
         def set_run(self, run: Any) -> None:
-            raise NotImplementedError
+            raise RuntimeError(_ASKED_AT_ONCE)
 
         @property
         def run(self) -> Any:
-            raise NotImplementedError
+            raise RuntimeError(_ASKED_AT_ONCE)
 
         def create_message(
             self, content: Any, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -64,10 +67,10 @@ def inline_grid(client: Any, clients: int) -> Any:
             return app.Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
         def push_messages(self, messages: Iterable[Any]) -> Iterable[str]:
-            raise NotImplementedError
+            raise RuntimeError(_ASKED_AT_ONCE)
 
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Any]:
-            raise NotImplementedError
+            raise RuntimeError(_ASKED_AT_ONCE)
 
     return Inline()
 
