@@ -105,7 +105,11 @@ def main() -> None:
     outcomes = Lines(given.keep or KEPT / f"{given.data}-{given.norm}.jsonl")
     digest = model_hash(model)
     ends = time.monotonic() + 60 * given.minutes
-    report = Report(f"Who breaks most: {model.architecture['name']} on {given.data}, T = {model.spec.steps}, {given.norm}", given)
+    share = model.architecture["arguments"].get("channels", 1)
+    size = "" if share == 1 else f", {share:g} of its channels,"
+    report = Report(
+        f"Who breaks most: {model.architecture['name']}{size} on {given.data}, T = {model.spec.steps}, {given.norm}", given
+    )
     with frozen(model):
         clean = (predict(model, x).argmax(1) == y).numpy()
     for text in (given.eps or EPS[given.data, given.norm]).split(","):

@@ -16,6 +16,7 @@ from trustsnn.federated.arrays import Arrays
 from trustsnn.federated.flower import flower
 
 _WAIT = 600.0  # seconds for all clients to be there
+_AGAIN = 60.0  # the same of a federation that is taken up
 _LONGEST = 500  # characters of a client's reason that are kept
 
 
@@ -59,36 +60,50 @@ class Exchange:
         self.traffic: dict[int, list[int]] = {}
         """Bytes sent to each client and received from it since this was last emptied: of tensors and records, without Flower's framing."""
 
-    def meet(self, clients: int) -> dict[int, dict[str, Any]]:
+    def meet(self, clients: int, known: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
         """Wait for so many clients, and what each says of itself, by client.
+
+        `known` is what they said when the federation began, which is taken up: it goes on without those that stay away for a minute.
 
         Raises:
             RunError: a client cannot begin, two nodes say that they are the same client, or some do not come in time.
         """
-        found: dict[int, dict[str, Any]] = {}
-        ends = time.monotonic() + min(_WAIT, self.timeout)
-        while len(found) < clients:
-            asked = {node: node for node in self.grid.get_node_ids() if node not in self.nodes.values()}
-            replies = self._ask("query", asked, {}, {})
-            if replies.failed:
-                raise RunError(f"A client could not begin: {min(replies.failed.values())}")
-            for node, reply in replies.answers.items():
-                client, (samples, held) = reply.told["client"], (reply.told.get(name) for name in ("num-examples", "held"))
-                whole = type(samples) is int and type(held) is int and samples >= 1 and held >= 0
-                if not (whole and 0 <= client < clients):
-                    raise RunError(
-                        f"Expected a client from 0 to {clients - 1} with numbers of samples that it trains on and holds out, got client "
-                        f"{client} with {reprlib.repr(samples)} and {reprlib.repr(held)}."
-                    )
-                if client in self.nodes:
-                    raise RunError(f"Two nodes say that they are client {client}. Give each its own partition-id.")
-                self.nodes[client], found[client] = node, reply.told
-            if len(found) < clients:
-                if time.monotonic() > ends:
-                    missing = sorted(set(range(clients)) - set(found))
-                    raise RunError(f"Expected {clients} clients; {', '.join(map(str, missing[:10]))} did not come in time.")
-                time.sleep(0.2)
-        return found
+        found = dict(known)
+        wait = min(_AGAIN if known else _WAIT, self.timeout)
+        ends = time.monotonic() + wait
+        while True:
+            told, wrong = self.greet(clients, wait)
+            if wrong:
+                raise RunError(min(wrong))
+            found |= told
+            if len(self.nodes) == clients or (time.monotonic() > ends and known and self.nodes):
+                return found
+            if time.monotonic() > ends:
+                missing = sorted(set(range(clients)) - set(self.nodes))
+                raise RunError(f"Expected {clients} clients; {', '.join(map(str, missing[:10]))} did not come in time.")
+            time.sleep(0.2)
+
+    def greet(self, clients: int, wait: float = _AGAIN) -> tuple[dict[int, dict[str, Any]], list[str]]:
+        """While clients are missing: what the other nodes say of themselves, by client, and what is wrong with them. Nodes that are gone are
+        forgotten: a client may come back with another. `wait`: seconds."""
+        here = set(self.grid.get_node_ids())
+        self.nodes = {client: node for client, node in self.nodes.items() if node in here}
+        new = sorted(here - set(self.nodes.values())) if len(self.nodes) < clients else []
+        replies = self._ask("query", {node: node for node in new}, {}, {}, wait) if new else Replies()
+        found, wrong = {}, [f"A client could not begin: {reason}" for reason in replies.failed.values()]
+        for node, reply in replies.answers.items():
+            client, (samples, held) = reply.told["client"], (reply.told.get(name) for name in ("num-examples", "held"))
+            whole = type(samples) is int and type(held) is int and samples >= 1 and held >= 0
+            if not (whole and 0 <= client < clients):
+                wrong.append(
+                    f"Expected a client from 0 to {clients - 1} with numbers of samples that it trains on and holds out, got client "
+                    f"{client} with {reprlib.repr(samples)} and {reprlib.repr(held)}."
+                )
+            elif client in self.nodes:
+                wrong.append(f"Two nodes say that they are client {client}. Give each its own partition-id.")
+            else:
+                self.nodes[client], found[client] = node, {"num-examples": samples, "held": held}
+        return found, wrong
 
     def ask(self, kind: str, clients: Iterable[int], arrays: Arrays, config: Mapping[str, Any]) -> Replies:
         """Ask each of these clients the same. `kind` is the message type of Flower, such as "train"; `config` has plain values."""
@@ -98,17 +113,24 @@ class Exchange:
         """Ask each client its own, and all with the same tensors."""
         if kind in TRAINS:
             configs = {c: {**given, **({"epochs": self.epochs[c]} if c in self.epochs else {})} for c, given in configs.items()}
-        replies = self._ask(kind, {client: self.nodes[client] for client in configs}, arrays, configs)
+        replies = self._ask(kind, {client: self.nodes[client] for client in configs if client in self.nodes}, arrays, configs)
         for client, reply in list(replies.answers.items()):
             if reply.told["client"] != client:
                 replies.failed[client] = f"it says that it is client {reply.told['client']}"
                 del replies.answers[client]
         for client in configs:
             if client not in replies.answers:
-                replies.failed.setdefault(client, "it did not answer in time")
+                replies.failed.setdefault(client, "it did not answer in time" if client in self.nodes else "it is not here")
         return replies
 
-    def _ask(self, kind: str, nodes: Mapping[int, int], arrays: Arrays, configs: Mapping[int, Mapping[str, Any]]) -> Replies:
+    def _ask(
+        self,
+        kind: str,
+        nodes: Mapping[int, int],
+        arrays: Arrays,
+        configs: Mapping[int, Mapping[str, Any]],
+        wait: float | None = None,
+    ) -> Replies:
         app = flower("app")
         sent = app.ArrayRecord({name: app.Array(value) for name, value in arrays.items()}) if arrays else None
         messages, size = [], sum(value.nbytes for value in arrays.values())
@@ -120,7 +142,7 @@ class Exchange:
             messages.append(app.Message(record, dst_node_id=node, message_type=kind))
         client_of = {node: client for client, node in nodes.items()}
         replies = Replies()
-        for reply in self.grid.send_and_receive(messages, timeout=self.timeout):
+        for reply in self.grid.send_and_receive(messages, timeout=min(self.timeout, wait or self.timeout)):
             if reply.metadata.src_node_id not in client_of:  # the SuperLink answers in place of a node that is gone
                 continue
             client = client_of[reply.metadata.src_node_id]

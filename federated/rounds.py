@@ -21,15 +21,18 @@ STATE = "state.safetensors"
 
 @dataclass
 class Rounds:
-    """The last finished round, the global model after it, and a row of plain figures for each round so far."""
+    """The last finished round, the global model after it, a row of plain figures for each round so far, and what clients said of themselves
+    when they were met: how many samples they train on and hold out."""
 
     round: int
     arrays: Arrays
     rows: list[dict[str, Any]] = field(default_factory=list)
+    clients: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def save(self, folder: Path, identity: str) -> None:
         """Write the state, atomically: a reader finds the round before or this one."""
-        write(folder / STATE, self.arrays, {"round": self.round, "identity": identity, "rows": self.rows})
+        clients = {str(client): self.clients[client] for client in sorted(self.clients)}
+        write(folder / STATE, self.arrays, {"round": self.round, "identity": identity, "rows": self.rows, "clients": clients})
 
 
 def resume(folder: Path, identity: str) -> Rounds | None:
@@ -43,11 +46,12 @@ def resume(folder: Path, identity: str) -> Rounds | None:
     if not path.exists():
         return None
     arrays, told = read(path)
-    if told.keys() != {"round", "identity", "rows"} or told["identity"] != identity:
+    if told.keys() != {"round", "identity", "rows", "clients"} or told["identity"] != identity:
         raise RunError(
             f"{folder} holds another federation. Choose another folder, or give the settings that this one was begun with."
         )
-    return Rounds(told["round"], arrays, told["rows"])
+    clients = {int(client): said for client, said in told["clients"].items()}
+    return Rounds(told["round"], arrays, told["rows"], clients)
 
 
 def keep_own(folder: Path, round_: int, own: Arrays) -> None:

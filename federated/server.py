@@ -68,8 +68,9 @@ class Server:
     def run(self, grid: Any) -> Rounds:
         """Every round that is not yet there."""
         exchange = Exchange(grid, self.timeout)
-        clients = exchange.meet(self.config.clients)
+        clients = self.rounds.clients = exchange.meet(self.config.clients, self.rounds.clients)
         while self.rounds.round < self.config.rounds:
+            clients |= exchange.greet(self.config.clients)[0]  # who came back; a stranger among them stops nobody
             row = self._round(exchange, self.rounds.round + 1, clients)
             self.rounds.rows.append(row)
             self.rounds.round += 1

@@ -322,6 +322,48 @@ def test_a_client_that_does_not_come_is_named(begun, ended, tmp_path):
         ended(*begun(), tmp_path, grid=Silent("query"), timeout=0.3)
 
 
+class Away:
+    """A grid of clients 0 and 2 with a stranger that answers nothing, and of client 1 where `first` has a node for it: when the clients are
+    met, and before each round."""
+
+    def __init__(self, *first):
+        self.first = list(first)
+
+    def __call__(self, grid):
+        self.grid = grid
+        return self
+
+    def get_node_ids(self):
+        self.here = [2, *[node for node in [self.first.pop(0)] if node], 4, 99]
+        return self.here
+
+    def send_and_receive(self, messages, timeout=None):
+        answers = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            assert node in self.here
+            message.metadata.dst_node_id = 3 if node == 30 else node
+            answers += [] if node == 99 else self.grid.send_and_receive([message])
+            if node == 30:
+                answers[-1].metadata._src_node_id = node
+        return answers
+
+
+def test_a_client_that_leaves_may_come_back_with_another_node(begun, ended, tmp_path):
+    server = ended(*begun(rounds=4), tmp_path, grid=Away(3, 3, None, None, 30))
+    assert [row["failed"] for row in server.rounds.rows] == [{}, {"1": "it is not here"}, {"1": "it is not here"}, {}]
+    assert [set(row["own"]) for row in server.rounds.rows] == [{"0", "1", "2"}, {"0", "2"}, {"0", "2"}, {"0", "1", "2"}]
+
+
+def test_a_federation_is_taken_up_without_a_client_that_stays_away(begun, ended, tmp_path):
+    config, start = begun(rounds=3)
+    with pytest.raises(KilledError):
+        ended(config, start, tmp_path, told=cut_told(1))
+    server = ended(config, start, tmp_path, grid=Silent("query"), timeout=0.3)
+    assert [row["failed"] for row in server.rounds.rows] == [{}, {"1": "it is not here"}, {"1": "it is not here"}]
+    assert [row["combined"] for row in server.rounds.rows] == [3, 2, 2]
+
+
 def test_answers_in_another_order_change_nothing(begun, ended, outcome, tmp_path):
     class Backwards(Silent):
         def send_and_receive(self, messages, timeout=None):
