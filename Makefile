@@ -131,7 +131,10 @@ results-federated: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/federated.py --threads 1 --json docs/results/data/federated/training.json
 	$(BENCH)/bin/python benchmarks/federated.py --threads 1 --channels 0.25 --rounds 10 --models 'SNN;ANN' \
 		--cells 5:0.5,20:0.5,50:0.5,20:10,20:0.1 --json docs/results/data/federated/growth.json
-	$(BENCH)/bin/python benchmarks/poison.py --threads 1 --json docs/results/data/federated/poison.json
+	for name in poison guarantees; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/federated/$$name.json || exit 1; \
+	done
+	$(BENCH)/bin/python benchmarks/federated_cost.py --threads 1 --json docs/results/data/federated/cost.json
 	$(BENCH)/bin/python benchmarks/table.py federated
 
 clean:
