@@ -26,6 +26,9 @@ RESIDUAL = "residual/"
 """What the names of tensors begin with that a compression left out of a client's last update."""
 
 
+_OF_THE_DEVICE = ("seconds", "device_seconds", "joules")  # all that goes along with a masked update: its loss and norm tell of it
+
+
 def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path | None = None, threads: int | None = None) -> Any:
     """Flower's ClientApp of a federation.
 
@@ -101,7 +104,7 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
         def _stage(message: Any, context: Any) -> Any:
             def sent() -> tuple[Arrays, int, dict[str, Any]]:
                 _, update, samples, figures, _ = trained(context, message)
-                return update, samples, figures
+                return update, samples, {name: figures[name] for name in _OF_THE_DEVICE if name in figures}
 
             client = here(context)[1]
             state = dict(context.state.get(SECURE, {}))

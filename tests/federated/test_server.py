@@ -583,7 +583,7 @@ def test_the_secure_sum_is_the_plain_mean_within_its_bound(begun, ended, tmp_pat
     assert row["combined"] == np.count_nonzero(samples)
     assert list(row["failed"]) == ([] if stage is None else ["2"])
     assert stage is None or "no power" in row["failed"]["2"]
-    assert all(("loss" in told) == (samples[int(client)] > 0) for client, told in row["clients"].items())
+    assert all(("joules" in told) == (samples[int(client)] > 0) for client, told in row["clients"].items())
 
 
 @pytest.mark.parametrize("stage", ["keys", "shares", "masked", "unmask"])
@@ -760,6 +760,12 @@ def test_what_private_clients_tell_says_nothing_of_the_samples_that_they_trained
         for told in row["clients"].values():
             named = {"num-examples", "norm", "seconds", "bytes_up", "bytes_down", "radio_joules"}
             assert told.keys() == named | ({"joules", "device_seconds"} if holdout else set())
+
+
+def test_what_clients_tell_beside_a_masked_update_says_nothing_of_it(begun, ended, tmp_path):
+    (row,) = ended(*begun(rounds=1, secure={}), tmp_path).rounds.rows
+    for told in row["clients"].values():
+        assert told.keys() == {"joules", "device_seconds", "seconds", "bytes_up", "bytes_down", "radio_joules"}
 
 
 def test_privacy_of_clients_goes_with_a_mean_alone(begun, tmp_path):
