@@ -29,7 +29,14 @@ RESIDUAL = "residual/"
 _OF_THE_DEVICE = ("seconds", "device_seconds", "joules")  # all that goes along with a masked update: its loss and norm tell of it
 
 
-def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path | None = None, threads: int | None = None) -> Any:
+def client_app(
+    config: FederatedConfig,
+    *,
+    root: Path | None = None,
+    kept: Path | None = None,
+    threads: int | None = None,
+    code: str | None = None,
+) -> Any:
     """Flower's ClientApp of a federation.
 
     Each node says by its configuration which client it is (`partition-id`), and may say where its own samples lie (`data`) and where it
@@ -39,6 +46,7 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
         root: where data files lie, in a simulation.
         kept: the folder in which clients keep what does not travel, in a simulation.
         threads: of torch, in each process.
+        code: "package.module:name" of what makes the module, in a federation of one.
     """
     app = flower("clientapp").ClientApp()
     sites: dict[str, Site] = {}
@@ -55,7 +63,7 @@ def client_app(config: FederatedConfig, *, root: Path | None = None, kept: Path 
         if not 0 <= client < config.clients:
             raise ConfigError(f"Expected a partition-id from 0 to {config.clients - 1}, got {client}.")
         if own not in sites:
-            sites[own] = Site(config, root, Path(own) if own else None)
+            sites[own] = Site(config, root, Path(own) if own else None, code)
         own_state = Path(str(node["state"])) / config.sha256[:16] if "state" in node else None
         folder = kept / f"{client:04d}" if kept is not None else own_state
         if folder is None and (config.statistics == "local" or compression(config.compression).feedback):

@@ -8,6 +8,7 @@ from pathlib import Path
 from trustsnn.errors import ConfigError
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.deployment import RUN_CONFIG
+from trustsnn.federated.foreign import is_foreign
 from trustsnn.files import write_text
 
 PACKAGE, CONFIG = "trustsnn_federation", "federation.json"
@@ -39,14 +40,14 @@ from pathlib import Path
 
 from trustsnn.federated.deployment import {kind}
 
-app = {kind}(Path(__file__).with_name("{config}"))
+app = {kind}(Path(__file__).with_name("{config}"){code})
 '''
 
 _README = """\
 # {description}
 
 The settings are in `{package}/{config}`. `flwr run` sends this folder, and nothing else, to the server and to every node. Each has trustsnn
-installed, in one version, by `pip install 'trustsnn[federated]'`. Its `docs/federated.md` has the same on one machine, command by
+installed, in one version, by `pip install 'trustsnn[federated]'`{module}. Its `docs/federated.md` has the same on one machine, command by
 command, and says what is protected and what is not. On every machine, so that Flower calls nobody and installs nothing:
 
     export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
@@ -99,16 +100,17 @@ def write_app(folder: Path, config: FederatedConfig, *, out: str = "federation",
         raise ConfigError(f"Expected a new or an empty folder for the app, got {folder}. Choose another, or delete it.")
     name = config.architecture.get("name", "network")
     names = {
-        "package": PACKAGE, "config": CONFIG, "clients": config.clients,
+        "package": PACKAGE, "config": CONFIG, "clients": config.clients, "code": f', code="{name}"' if is_foreign(config.architecture) else "",
         "description": f"A federation of {config.clients} clients that train {name} for {config.rounds} rounds",
+        "module": f", and has `{name.partition(':')[0]}` on its PYTHONPATH" if is_foreign(config.architecture) else "",
         "settings": "\n".join(f"{key} = {_toml(value)}" for key, value in {**RUN_CONFIG, "out": out, "test": test}.items()),
     }  # fmt: skip
     texts = {
         "pyproject.toml": _PYPROJECT.format(**names),
         "README.md": _README.format(**names),
         f"{PACKAGE}/__init__.py": "",
-        f"{PACKAGE}/client_app.py": _APP.format(what="What a node runs.", kind="client", config=CONFIG),
-        f"{PACKAGE}/server_app.py": _APP.format(what="What the server runs.", kind="server", config=CONFIG),
+        f"{PACKAGE}/client_app.py": _APP.format(what="What a node runs.", kind="client", **names),
+        f"{PACKAGE}/server_app.py": _APP.format(what="What the server runs.", kind="server", **names),
     }
     for path, text in texts.items():
         write_text(folder / path, text)

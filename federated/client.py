@@ -21,6 +21,7 @@ from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.costs import Cost, round_cost
 from trustsnn.federated.devices import Fleet
 from trustsnn.federated.folders import aligned, load_clients
+from trustsnn.federated.foreign import build, is_foreign
 from trustsnn.federated.losses import loss
 from trustsnn.federated.partition import Partition, divide
 from trustsnn.federated.poison import tampered
@@ -49,9 +50,12 @@ class Work:
 class Site:
     """One place where clients run: the data of all of them in a simulation, its own alone on a real device."""
 
-    def __init__(self, config: FederatedConfig, root: Path | None = None, own: Path | None = None) -> None:
-        """`root` is where data files lie; `own` is the folder or file of the one client that lives here."""
-        self.config, self.root, self.own = config, root, own
+    def __init__(
+        self, config: FederatedConfig, root: Path | None = None, own: Path | None = None, code: str | None = None
+    ) -> None:
+        """`root` is where data files lie; `own` is the folder or file of the one client that lives here; `code` makes the module of a
+        federation of one, see `trustsnn.federated.foreign`."""
+        self.config, self.root, self.own, self.code = config, root, own, code
 
     def samples(self, client: int) -> tuple[Dataset, Dataset | None]:
         """A client's training samples, and those that it holds out; none where its share of them is below one."""
@@ -69,7 +73,7 @@ class Site:
     def network(self, client: int) -> SpikingNetwork:
         """The federation's network as the client's device runs it: with its own number of time steps where it has one."""
         device = None if self.fleet is None else self.fleet.devices[client]
-        return network(self.config, None if device is None else device.steps)
+        return network(self.config, None if device is None else device.steps, self.code)
 
     def chip(self, model: SpikingNetwork, client: int) -> SpikingNetwork:
         """`model` on the chip of the client's device, or as it is where it has none."""
@@ -121,9 +125,13 @@ class Site:
         return int(self.config.architecture["arguments"].get("steps", 1))
 
 
-def network(config: FederatedConfig, steps: int | None = None) -> SpikingNetwork:
-    """The network of a federation, with the weights that its own seed gives, unrolled over `steps` instead of its own number if given."""
+def network(config: FederatedConfig, steps: int | None = None, code: str | None = None) -> SpikingNetwork:
+    """The network of a federation, with the weights that its own seed gives, unrolled over `steps` instead of its own number if given.
+    `code` makes the module of a federation of one."""
     architecture = config.architecture
+    if is_foreign(architecture):
+        module: Any = build(architecture, code)
+        return module  # type: ignore[no-any-return]
     if steps is not None:
         architecture = {**architecture, "arguments": {**architecture["arguments"], "steps": steps}}
     found = rebuild(architecture)
@@ -166,7 +174,9 @@ def work(
     if private:
         row = _train_privately(model, data, settings, config)
     else:
-        log = train(model, data, settings, recipe=loss(config.loss).recipe(model, data))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)  # of a module's own dropout
+            log = train(model, data, settings, recipe=loss(config.loss).recipe(model, data))
         row = {"loss": float(log[-1]["loss"]), "train_accuracy": float(log[-1]["train_accuracy"])}
     after = arrays_of(model)
     staying = {name: after.pop(name) for name in statistics(model)} if config.statistics == "local" else {}

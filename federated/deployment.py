@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trustsnn.checkpoint import load_network, model_hash, save
+from trustsnn.checkpoint import load_network, model_hash
 from trustsnn.data import Dataset, splits
 from trustsnn.errors import ConfigError, RunError
 from trustsnn.federated.apps import client_app
@@ -19,6 +19,7 @@ from trustsnn.federated.client import Site, network
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.flower import flower
 from trustsnn.federated.folders import aligned
+from trustsnn.federated.foreign import build, is_foreign, save
 from trustsnn.federated.server import Server
 from trustsnn.files import write_errors, write_text
 from trustsnn.models.network import SpikingNetwork
@@ -27,43 +28,46 @@ RUN_CONFIG: dict[str, str | float] = {"out": "federation", "checkpoint": "", "te
 """What `flwr run --run-config` may set, and what holds without it.
 
 out: the server's folder for the rounds, the privacy ledger and the model, below the folder in which the SuperLink was started unless absolute.
-checkpoint: the folder of the weights of round 0, for a federation that does not start from its own seed.
+checkpoint: the weights of round 0, for a federation that does not start from its own seed: a checkpoint folder, or for a module of one's own
+    a safetensors file.
 test: the data set, by name or path, on whose test split the server measures the global model after each round; without it nothing is measured.
 round-timeout: seconds that a round waits for its clients.
 """
 
 
-def client(path: Path) -> Any:
-    """The ClientApp of the federation in the file `path`. It computes with one thread, unless OMP_NUM_THREADS says otherwise."""
-    return client_app(FederatedConfig.read(path), threads=None if "OMP_NUM_THREADS" in os.environ else 1)
+def client(path: Path, code: str | None = None) -> Any:
+    """The ClientApp of the federation in the file `path`. It computes with one thread, unless OMP_NUM_THREADS says otherwise. `code`: see
+    `trustsnn.federated.foreign`."""
+    return client_app(FederatedConfig.read(path), threads=None if "OMP_NUM_THREADS" in os.environ else 1, code=code)
 
 
-def server(path: Path) -> Any:
+def server(path: Path, code: str | None = None) -> Any:
     """The ServerApp of the federation in the file `path`: see `lead`."""
     config, app = FederatedConfig.read(path), flower("serverapp").ServerApp()
 
     @app.main()  # type: ignore[untyped-decorator]
     def _main(grid: Any, context: Any) -> None:
-        lead(config, grid, {**RUN_CONFIG, **context.run_config})
+        lead(config, grid, {**RUN_CONFIG, **context.run_config}, code)
 
     return app
 
 
-def lead(config: FederatedConfig, grid: Any, settings: Mapping[str, Any]) -> Path:
+def lead(config: FederatedConfig, grid: Any, settings: Mapping[str, Any], code: str | None = None) -> Path:
     """Every round that is not yet in the server's folder; rounds.json there after each, and the model after the last.
 
     Args:
         settings: RUN_CONFIG with the values of this run.
+        code: what makes the module, in a federation of one.
 
     Returns:
-        The checkpoint folder of the model.
+        Where the model is: a checkpoint folder, or the weights of a module.
 
     Raises:
         ConfigError: the weights of round 0 are not those that the federation was written for.
         RunError: another run is writing that folder, or it holds another federation.
     """
     out = Path(str(settings["out"])).expanduser().resolve()
-    start = _start(config, str(settings["checkpoint"]))
+    start = _start(config, str(settings["checkpoint"]), code)
     test = _test(config, str(settings["test"]), start.spec.steps)
     log = logging.getLogger("flwr")
 
@@ -79,21 +83,25 @@ def lead(config: FederatedConfig, grid: Any, settings: Mapping[str, Any]) -> Pat
         log.info("Round %d of %d is done, in %s", leader.rounds.round, config.rounds, out)
         if leader.rounds.round < config.rounds:
             leader.run(grid)
-        saved = save(leader.network(), out / "model", training={"recipe": "federated", "federation": config.sha256})
+        saved = save(leader.network(), out, {"recipe": "federated", "federation": config.sha256})
     log.info("The model is in %s", saved)
     return saved
 
 
-def _start(config: FederatedConfig, checkpoint: str) -> SpikingNetwork:
+def _start(config: FederatedConfig, checkpoint: str, code: str | None) -> SpikingNetwork:
     """The network of round 0: that of the seed or of a checkpoint."""
-    start = load_network(Path(checkpoint).expanduser()) if checkpoint else network(config)
+    start: Any
+    if is_foreign(config.architecture):
+        start = build(config.architecture, code, Path(checkpoint).expanduser() if checkpoint else None)
+    else:
+        start = load_network(Path(checkpoint).expanduser()) if checkpoint else network(config)
     if model_hash(start) != config.start:
         given = f"the checkpoint {checkpoint}" if checkpoint else "the seed"
         raise ConfigError(
             f"Expected the weights that this federation starts from, model hash {config.start[:16]}, got {model_hash(start)[:16]} from {given}. "
-            "Name their folder on the server: flwr run --run-config 'checkpoint=\"FOLDER\"'"
+            "Name them on the server: flwr run --run-config 'checkpoint=\"PATH\"'"
         )
-    return start
+    return start  # type: ignore[no-any-return]
 
 
 def _test(config: FederatedConfig, name: str, frames: int) -> Dataset | None:

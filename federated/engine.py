@@ -21,11 +21,16 @@ def simulate(engine: str, client: Any, clients: int, lead: Callable[[Any], objec
 
     `workers` is the number of processes of Ray.
     """
+    check_engine(engine)
     if engine == "inline":
         lead(inline_grid(client, clients))
-    elif engine == "ray":
-        _on_ray(client, clients, lead, workers)
     else:
+        _on_ray(client, clients, lead, workers)
+
+
+def check_engine(engine: str) -> None:
+    """ConfigError for one that there is not."""
+    if engine not in ENGINES:
         raise ConfigError(f"Expected an engine of {', '.join(ENGINES)}, got {engine!r}.")
 
 

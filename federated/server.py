@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from trustsnn.data import Dataset
 from trustsnn.defenses.dp.gradients import refuse_unfit_layers
 from trustsnn.errors import ConfigError
 from trustsnn.federated.arrays import added, arrays_of, load_arrays
-from trustsnn.federated.client import network, statistics
+from trustsnn.federated.client import statistics
 from trustsnn.federated.collect import ClientPrivate, Collector, Plain, Summed
 from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.costs import round_cost
 from trustsnn.federated.exchange import Exchange
+from trustsnn.federated.foreign import is_foreign
 from trustsnn.federated.poison import BACKDOORS, TARGET, check_kind, stamp_of
 from trustsnn.federated.rounds import Rounds, resume, write
 from trustsnn.models.network import SpikingNetwork
@@ -43,6 +45,7 @@ class Server:
     ) -> None:  # fmt: skip
         self.keep, self.look = keep, look
         self.config, self.folder, self.test, self.told, self.timeout = config, folder, test, told, timeout
+        self.start = start
         staying = statistics(start) if config.statistics == "local" else set()
         first = arrays_of(start, staying)
         self.shapes = {name: array.shape for name, array in first.items()}
@@ -53,8 +56,10 @@ class Server:
                 raise ConfigError(f"Expected bad clients from 0 to {config.clients - 1}, got {client}.")
         self.fleet = config.devices()
         if self.fleet is not None and any(each.steps not in (None, start.spec.steps) for each in self.fleet.devices):
-            _check_steps(start)
-        if config.privacy is not None and config.privacy.unit == "sample":
+            _check_steps(config.architecture)
+        if is_foreign(config.architecture):
+            _check_foreign(config)
+        elif config.privacy is not None and config.privacy.unit == "sample":
             refuse_unfit_layers(start)
         self.rounds = resume(folder, config.sha256) or Rounds(0, first)
         self.collector: Collector
@@ -82,7 +87,7 @@ class Server:
 
     def network(self) -> SpikingNetwork:
         """The global model after the last round."""
-        model = network(self.config)
+        model = deepcopy(self.start)
         load_arrays(model, {**self.staying, **self.rounds.arrays})
         return model.eval()
 
@@ -135,10 +140,23 @@ class Server:
         })  # fmt: skip
 
 
-def _check_steps(model: SpikingNetwork) -> None:
+def _check_foreign(config: FederatedConfig) -> None:
+    """ConfigError for what takes a network whose layers are known."""
+    name, fleet = config.architecture["name"], config.fleet
+    wanted = {
+        "privacy of samples": config.privacy is not None and config.privacy.unit == "sample",
+        "hardware twins": fleet is not None and bool(fleet.twins),
+        "devices with other numbers of time steps": fleet is not None and bool(fleet.steps),
+    }
+    if refused := [what for what, asked in wanted.items() if asked]:
+        raise ConfigError(
+            f"Expected a bundled network for {', '.join(refused)}, got the module of {name}. See: trustsnn list models"
+        )
+
+
+def _check_steps(architecture: dict[str, Any]) -> None:
     """ConfigError for a network whose tensors depend on its number of time steps, which devices with other numbers could not share."""
-    arguments = model.architecture["arguments"]
-    if arguments.get("norm") == "bntt":
+    if architecture["arguments"].get("norm") == "bntt":
         raise ConfigError(
             "Devices with other numbers of time steps cannot share statistics for each step (norm bntt). Choose norm batch."
         )

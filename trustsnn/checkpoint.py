@@ -46,23 +46,27 @@ def model_hash(model: nn.Module, probe: Tensor | None = None) -> str:
         value = tensor.detach().cpu().contiguous()
         digest = hashlib.sha256(value.view(-1).view(torch.uint8).numpy().tobytes()) if value.numel() else hashlib.sha256()
         tensors[name] = [str(value.dtype), list(value.shape), digest.hexdigest()]
-    inner = getattr(model, "module", model)
-    identity = getattr(model, "architecture", f"{type(inner).__module__}.{type(inner).__qualname__}")
     neurons = {
         name: [module.dynamics.to_dict(), module.estimator.describe()]
         for name, module in model.named_modules()
         if isinstance(module, SpikingNeuron)
     }
-    foreign = None if isinstance(model, SpikingNetwork) else [repr(inner), _logits_digest(model, probe)]
+    foreign = None if isinstance(model, SpikingNetwork) else [repr(getattr(model, "module", model)), _logits_digest(model, probe)]
     return sha256_of(
         {
             "spec": spec.to_dict() if spec else None,
-            "architecture": identity,
+            "architecture": built_as(model),
             "tensors": tensors,
             "neurons": neurons,
             "foreign": foreign,
         }
     )
+
+
+def built_as(model: nn.Module) -> Any:
+    """The architecture of a bundled model, the class of any other."""
+    inner = getattr(model, "module", model)
+    return getattr(model, "architecture", f"{type(inner).__module__}.{type(inner).__qualname__}")
 
 
 def _logits_digest(model: nn.Module, probe: Tensor | None) -> str | None:

@@ -175,7 +175,7 @@ def test_a_start_from_a_checkpoint_is_named_and_checked(begun, tmp_path):
     config = config.model_copy(update={"architecture": start.architecture, "start": model_hash(start)})
     save(start, tmp_path / "start")
     settings = {**RUN_CONFIG, "out": str(tmp_path / "out")}
-    with pytest.raises(ConfigError, match=r"got \w{16} from the seed\. .*'checkpoint=\"FOLDER\"'"):
+    with pytest.raises(ConfigError, match=r"got \w{16} from the seed\. .*'checkpoint=\"PATH\"'"):
         lead(config, None, settings)
     start.layers[1].weight.data += 0.5
     save(start, tmp_path / "other")

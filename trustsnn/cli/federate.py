@@ -39,18 +39,25 @@ federate_app = typer.Typer(
 
 @dataclass(frozen=True)
 class Federation:
-    """What the options that commands share come to: the settings, the network that it starts from, and where data files lie."""
+    """What the options that commands share come to: the settings, the network that it starts from, where data files lie, and what makes a
+    module of the user's own."""
 
     config: FederatedConfig
     start: SpikingNetwork
     root: Path | None
+    code: str | None
 
 
 def settings(
     data: options.DataOption,
     model: Annotated[
-        str, typer.Option("--model", help="A bundled network (see `trustsnn list models`), or a checkpoint folder to start from.")
+        str,
+        typer.Option(
+            "--model",
+            help="A bundled network (see `trustsnn list models`), a checkpoint folder to start from, or package.module:callable for your own.",
+        ),
     ] = "conv",
+    weights: Annotated[Path | None, typer.Option(help="A safetensors file that a module of your own starts from.")] = None,
     clients: Annotated[int, typer.Option(help="How many.")] = 20,
     rounds: Annotated[int, typer.Option(help="How many.")] = 30,
     alpha: Annotated[float | None, typer.Option(help="Short for --partition dirichlet:alpha=ALPHA.")] = None,
@@ -103,6 +110,7 @@ def settings(
     from trustsnn.checkpoint import load_network, model_hash
     from trustsnn.data import splits
     from trustsnn.errors import ConfigError
+    from trustsnn.federated import foreign
     from trustsnn.federated.config import parsed
     from trustsnn.federated.folders import load_clients
     from trustsnn.models import build
@@ -113,8 +121,15 @@ def settings(
     train = (
         load_clients(data, "train", frames=steps)[0] if partition == "folders" else splits(data, data_root, frames=steps)["train"]
     )
+    start: Any
+    architecture: dict[str, Any] | None = None
+    if weights is not None and ":" not in model:
+        raise ConfigError("--weights goes with package.module:callable; a checkpoint folder holds its own weights.")
     if Path(model).is_dir():
-        start: Any = load_network(model)
+        start = load_network(model)
+    elif ":" in model:
+        architecture = foreign.architecture_of(model, train.sample_shape, seed)
+        start = foreign.build(architecture, model, weights)
     else:
         start = build(
             model, input_shape=train.sample_shape, classes=len(train.classes), steps=1 if neuron == "relu" else steps, neuron=neuron,
@@ -122,7 +137,8 @@ def settings(
         )  # fmt: skip
     config = parsed(
         {
-            "architecture": start.architecture, "start": model_hash(start), "data": data, "classes": train.classes, "clients": clients,
+            "architecture": architecture or start.architecture, "start": model_hash(start), "data": data, "classes": train.classes,
+            "clients": clients,
             "rounds": rounds, "partition": partition or f"dirichlet:alpha={0.5 if alpha is None else alpha}", "fraction": fraction,
             "strategy": strategy, "loss": loss, "statistics": statistics, "holdout": holdout, "seed": seed,
             "compression": compression, "privacy": _privacy(privacy), "secure": {"threshold": threshold} if secure else None,
@@ -135,7 +151,7 @@ def settings(
         },
         "trustsnn federate",
     )  # fmt: skip
-    return Federation(config, start, data_root)
+    return Federation(config, start, data_root, None if architecture is None else model)
 
 
 def _privacy(text: str | None) -> dict[str, Any] | None:
@@ -208,7 +224,7 @@ def run(
     from trustsnn.runners.federated import Running, federate
     from trustsnn.runners.progress import Reporter
 
-    running = Running(engine, workers or os.cpu_count() or 1, threads, federation.root, keep, _rounds(look))
+    running = Running(engine, workers or os.cpu_count() or 1, threads, federation.root, federation.code, keep, _rounds(look))
     with Reporter(quiet) as reporter:
         reporter.start(federation.config.rounds, 0, 0)
 
@@ -233,6 +249,9 @@ def audit(
     fail_over: Annotated[
         float | None, typer.Option(help="Exit with 1 if more than this share of the members is found at 1 % false alarms.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="package.module:callable, of a federation of one's own module.")
+    ] = None,
     data_root: options.RootOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -243,7 +262,8 @@ def audit(
     from trustsnn.runners.federated_audit import audit as attack
 
     plan = Plan(samples, every, images, iterations, fail_over)
-    done = attack(run, out, plan, root=data_root, told=(lambda line: None) if quiet else lambda line: typer.echo(line, err=True))
+    told = (lambda line: None) if quiet else lambda line: typer.echo(line, err=True)
+    done = attack(run, out, plan, root=data_root, code=model, told=told)
     for line in lines(done.record):
         typer.echo(line)
     typer.echo(str(done.report))

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trustsnn.checkpoint import model_hash, save
+from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError, RunError
 from trustsnn.federated.apps import client_app
 from trustsnn.federated.client import Site
 from trustsnn.federated.config import FederatedConfig
-from trustsnn.federated.engine import simulate
+from trustsnn.federated.engine import check_engine, simulate
+from trustsnn.federated.foreign import save
 from trustsnn.federated.partition import Partition
 from trustsnn.federated.rounds import Rounds
 from trustsnn.federated.server import Server
@@ -32,16 +33,19 @@ CONFIG, PARTITION = "federation.json", "partition.json"
 
 @dataclass(frozen=True)
 class Running:
-    """How a federation is simulated, which does not change what comes of it: engine, processes of Ray, threads of each, where data lie, and
-    whether the model of every round is kept for an audit, and of which rounds what each client
-    sent is."""
+    """How a federation is simulated, which does not change what comes of it: engine, processes of Ray, threads of each, where data lie, what
+    makes a module of the user's own, and for an audit whether the model of every round is kept, and of which rounds what each client sent."""
 
     engine: str = "ray"
     workers: int = 2
     threads: int = 1
     root: Path | None = None
+    code: str | None = None
     keep: bool = False
     look: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine)
 
 
 def federate(
@@ -62,7 +66,7 @@ def federate(
     if least is not None and not 0 <= least <= 1:
         raise ConfigError(f"Expected an accuracy from 0 to 1 as the gate (--fail-under), got {least}.")
     _same(out / CONFIG, config)
-    site = Site(config, running.root)
+    site = Site(config, running.root, code=running.code)
     test, partition = site.test, site.partition
     check_fit(start, site.data)
     _same_samples(out / PARTITION, partition)
@@ -72,10 +76,10 @@ def federate(
     config.write(out / CONFIG)  # now that nothing is wrong with it
     partition.write(out / PARTITION)
     if server.rounds.round < config.rounds:
-        client = client_app(config, root=running.root, kept=out / "clients", threads=running.threads)
+        client = client_app(config, root=running.root, kept=out / "clients", threads=running.threads, code=running.code)
         simulate(running.engine, client, config.clients, server.run, workers=running.workers)
     model = server.network()
-    save(model, out / "model", training={"recipe": "federated", "federation": config.sha256, "data": site.data.sha256})
+    save(model, out, {"recipe": "federated", "federation": config.sha256, "data": site.data.sha256})
     record: dict[str, Any] = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),

@@ -59,9 +59,10 @@ class Plan:
 
 
 def audit(
-    run: Path, out: Path, plan: Plan | None = None, *, root: Path | None = None, told: Callable[[str], None] = lambda line: None
+    run: Path, out: Path, plan: Plan | None = None, *, root: Path | None = None, code: str | None = None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Judged:  # fmt: skip
-    """Audit a folder of `trustsnn federate --keep`; write audit.json and audit.html.
+    """Audit a folder of `trustsnn federate --keep`; write audit.json and audit.html. `code`: what makes the module, in a federation of one.
 
     Raises:
         RunError: the folder holds no federation, or none whose rounds were kept.
@@ -70,7 +71,7 @@ def audit(
     if not (run / CONFIG).exists():
         raise RunError(f"There is no federation in {run}. Make one with: trustsnn federate --data ... --out {run} --keep")
     config = FederatedConfig.read(run / CONFIG)
-    site = Site(config, root)
+    site = Site(config, root, code=code)
     globals_ = sorted((run / "rounds").glob("global-*.safetensors"))
     if not globals_:
         raise RunError(f"{run} kept no model of its rounds. Run the same command with --keep, in another folder.")
@@ -78,7 +79,7 @@ def audit(
     members, others = _sides(site, plan)
     rounds = []
     for path in chosen:
-        model = _model(config, path)
+        model = _model(config, path, site.code)
         number = int(path.stem.partition("-")[2])
         inside, outside = (_scores(model, each, config.seed) for each in (members, others))
         figure: dict[str, Any] = {
@@ -88,7 +89,7 @@ def audit(
         }
         rounds.append(figure)
         told(f"round {number}: loss attack, AUC {figure['auc']['value']:.3f}")
-    last = _model(config, chosen[-1])
+    last = _model(config, chosen[-1], site.code)
     record: dict[str, Any] = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
@@ -96,7 +97,7 @@ def audit(
         "members": len(members),
         "rounds": rounds,
         "clients": _clients(site, last, others, plan, config),
-        "inversion": _inversion(config, _model(config, chosen[0]), site, plan, told),
+        "inversion": _inversion(config, _model(config, chosen[0], site.code), site, plan, told),
         "observed": _observed(config, run, site, plan, told),
         "backdoor": [
             {"round": row["round"], **row["backdoor"]} for row in json.loads((run / "federated.json").read_text())["rounds"] if "backdoor" in row
@@ -139,8 +140,8 @@ def posture(config: FederatedConfig) -> list[str]:
     return found
 
 
-def _model(config: FederatedConfig, path: Path) -> SpikingNetwork:
-    model = network(config)
+def _model(config: FederatedConfig, path: Path, code: str | None) -> SpikingNetwork:
+    model = network(config, code=code)
     load_arrays(model, read(path)[0])
     return model.eval()
 
@@ -185,8 +186,11 @@ def _inversion(
 ) -> dict[str, Any]:  # fmt: skip
     """The images of one-sample updates, plain and as the server of this federation sees them: the easiest case for an attacker."""
     data = site.samples(0)[0].take(plan.images, config.seed)
-    if data.domain != "image":
-        return {"attack": None, "reason": "events are not inverted", "cells": [], "pictures": {}}
+    why_not = (
+        "events are not inverted" if data.domain != "image" else "a module of one's own is not inverted" if site.code else None
+    )
+    if why_not is not None:
+        return {"attack": None, "reason": why_not, "cells": [], "pictures": {}}
     name, attack = _attack(model, plan)
     x, y = (torch.from_numpy(each.copy()) for each in data.batch(np.arange(len(data))))
     plain = config.model_copy(update={"secure": None, "compression": "none", "privacy": None})
@@ -214,12 +218,12 @@ def _observed(config: FederatedConfig, run: Path, site: Site, plan: Plan, told: 
     for path in sorted((run / "rounds").glob("seen-*.safetensors"))[: plan.images]:
         sent, said = read(path)
         client, round_ = int(said["client"]), int(said["round"])
-        model = _model(config, run / "rounds" / f"global-{round_ - 1:05d}.safetensors")
+        model = _model(config, run / "rounds" / f"global-{round_ - 1:05d}.safetensors", site.code)
         update = as_read(
             config, sent, {name: tuple(each.shape) for name, each in read(run / "rounds" / "state.safetensors")[0].items()}
         )
         data = site.samples(client)[0]
-        if update is None or data.domain != "image":
+        if update is None or data.domain != "image" or site.code:
             continue
         settings = config.training(client, round_)
         scale = settings.learning_rate * settings.epochs * max(1, len(data) // settings.batch_size)

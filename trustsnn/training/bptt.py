@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trustsnn.checkpoint import built_as
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.files import write_text
@@ -86,6 +87,7 @@ def train(
     """Train `model` in place and return one row of figures an epoch.
 
     Args:
+        model: a network; or a wrapped module, through its own surrogates, where the recipe needs logits alone.
         recipe: what a step minimises; cross-entropy on the logits by default, with the label smoothing of `config`.
         folder: where the state after each epoch (`state.safetensors`) and `log.csv` go. A state of the same settings
             that is already there is taken up: a killed run ends as an unbroken one would, bit for bit.
@@ -103,7 +105,7 @@ def train(
     check_fit(model, data)
     optimizer = optimizer_of(model, config)
     per_epoch = max(1, len(data) // config.batch_size)
-    identity = {"config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data)}
+    identity = {"config": asdict(config), "architecture": built_as(model), "data": data.sha256, "count": len(data)}
     if start is not None:
         identity["start"] = dict(start)
     if stop_at is not None:
