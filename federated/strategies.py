@@ -108,13 +108,14 @@ class Krum(Strategy):
 
 @dataclass(frozen=True)
 class MultiKrum(Krum):
-    """The weighted mean of all but `malicious` of the updates, the nearest to their neighbours (Blanchard et al. 2017)."""
+    """The weighted mean of the n - f - 2 updates that are nearest to their neighbours, f being `malicious` (Blanchard et al. 2017): so many may
+    be kept (Damaskinos et al. 2019, AggregaThor)."""
 
     flowers = "MultiKrum"
 
     def arguments(self, count: int) -> dict[str, Any]:
         """`malicious`, and how many are kept."""
-        return {**super().arguments(count), "num_nodes_to_select": count - self.malicious}
+        return {**super().arguments(count), "num_nodes_to_select": count - self.malicious - 2}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def slow(line, updates, samples):
     if name == "krum":
         return shaped(rows[krum_order(rows, malicious)[0]])
     if name == "multikrum":
-        kept = krum_order(rows, malicious)[: len(rows) - malicious]
+        kept = krum_order(rows, malicious)[: len(rows) - malicious - 2]
         return shaped(mean([rows[i] for i in kept], [weights[i] for i in kept]))
     return shaped(bulyan(rows, malicious))
 
