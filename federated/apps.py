@@ -17,6 +17,7 @@ from trustsnn.federated.poison import poisoned
 from trustsnn.federated.privacy import clipped
 from trustsnn.federated.rounds import keep_own, own_before
 from trustsnn.federated.summing import STAGES, answer
+from trustsnn.keys import Key
 from trustsnn.rng import stream
 
 SECURE = "secure"
@@ -36,6 +37,7 @@ def client_app(
     kept: Path | None = None,
     threads: int | None = None,
     code: str | None = None,
+    key: Key | None = None,
 ) -> Any:
     """Flower's ClientApp of a federation.
 
@@ -47,6 +49,7 @@ def client_app(
         kept: the folder in which clients keep what does not travel, in a simulation.
         threads: of torch, in each process.
         code: "package.module:name" of what makes the module, in a federation of one.
+        key: seals what clients keep, in a simulation.
     """
     app = flower("clientapp").ClientApp()
     sites: dict[str, Site] = {}
@@ -84,7 +87,7 @@ def client_app(
         site, client, folder = here(context)
         told = message.content["config"]
         round_ = int(told["round"])
-        own = own_before(folder, round_) if folder is not None else {}
+        own = own_before(folder, round_, key) if folder is not None else {}
         done, staying = work(site, client, round_, arrays_in(message), own_part(own), epochs=told.get("epochs"))
         update, samples, figures = done.update, done.samples, done.row
         if "clip" in told:
@@ -99,7 +102,7 @@ def client_app(
             update, payload = {}, packed.payload
             staying |= {f"{RESIDUAL}{name}": value for name, value in packed.residual.items()}
         if folder is not None and staying:
-            keep_own(folder, round_, staying)
+            keep_own(folder, round_, staying, key)
         return client, update, samples, figures, payload
 
     @app.train()  # type: ignore[untyped-decorator]
@@ -129,7 +132,7 @@ def client_app(
     def _evaluate(message: Any, context: Any) -> Any:
         site, client, folder = here(context)
         round_ = int(message.content["config"]["round"])
-        own = own_part(own_before(folder, round_ + 1)) if folder is not None else {}
+        own = own_part(own_before(folder, round_ + 1, key)) if folder is not None else {}
         found = judge(site, client, arrays_in(message), own)
         right, count = (found["successes"], found["count"]) if found is not None else (0, 0)
         return _reply(message, {}, {"client": client, "successes": right, "count": count})

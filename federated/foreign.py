@@ -18,6 +18,7 @@ from trustsnn import checkpoint
 from trustsnn.errors import ConfigError
 from trustsnn.files import write_atomically
 from trustsnn.interop.wrap import WrappedModel
+from trustsnn.keys import Key
 from trustsnn.plugins import load_object
 
 WEIGHTS = "model.safetensors"
@@ -62,11 +63,11 @@ def build(architecture: dict[str, Any], code: str | None, weights: Path | None =
     return model
 
 
-def save(model: nn.Module, folder: Path, training: dict[str, Any]) -> Path:
-    """Keep a trained model in `folder`: a bundled network as the checkpoint folder `model`, the state dict of a wrapped module in a
-    safetensors file, for `--weights`."""
+def save(model: nn.Module, folder: Path, training: dict[str, Any], key: Key | None = None) -> Path:
+    """Keep a trained model in `folder`: a bundled network as the checkpoint folder `model`, sealed if there is a key, the state dict of a
+    wrapped module in a safetensors file, for `--weights`."""
     if not isinstance(model, WrappedModel):
-        return checkpoint.save(model, folder / "model", training=training)
+        return checkpoint.save(model, folder / "model", training=training, key=key)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.module.state_dict().items()}
     content = safetensors.torch.save(tensors)
     write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(content))

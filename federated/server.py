@@ -21,6 +21,7 @@ from trustsnn.federated.exchange import Exchange
 from trustsnn.federated.foreign import is_foreign
 from trustsnn.federated.poison import BACKDOORS, TARGET, check_kind, stamp_of
 from trustsnn.federated.rounds import Rounds, resume, write
+from trustsnn.keys import Key
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.training import accuracy
 
@@ -35,17 +36,18 @@ class Server:
         told: called with the row of each finished round.
         keep: whether the global model of every round is kept in `folder`, for an audit.
         look: the rounds of which what each client sent is kept as well, as the server sees it.
+        key: seals what goes into `folder`.
         timeout: seconds that a round waits for its clients; those that have not answered by then are left out.
     """
 
     def __init__(
         self, config: FederatedConfig, start: SpikingNetwork, folder: Path, *, test: Dataset | None = None,
         told: Callable[[dict[str, Any]], None] = lambda row: None, keep: bool = False, look: Collection[int] = (),
-        timeout: float = 3600.0,
+        timeout: float = 3600.0, key: Key | None = None,
     ) -> None:  # fmt: skip
         self.keep, self.look = keep, look
         self.config, self.folder, self.test, self.told, self.timeout = config, folder, test, told, timeout
-        self.start = start
+        self.start, self.key = start, key
         staying = statistics(start) if config.statistics == "local" else set()
         first = arrays_of(start, staying)
         self.shapes = {name: array.shape for name, array in first.items()}
@@ -61,7 +63,7 @@ class Server:
             _check_foreign(config)
         elif config.privacy is not None and config.privacy.unit == "sample":
             refuse_unfit_layers(start)
-        self.rounds = resume(folder, config.sha256) or Rounds(0, first)
+        self.rounds = resume(folder, config.sha256, key) or Rounds(0, first)
         self.collector: Collector
         if config.privacy is not None and config.privacy.unit == "client":
             self.collector = ClientPrivate(config, self.shapes, folder, self.rounds.rows)
@@ -79,10 +81,15 @@ class Server:
             row = self._round(exchange, self.rounds.round + 1, clients)
             self.rounds.rows.append(row)
             self.rounds.round += 1
-            self.rounds.save(self.folder, self.config.sha256)
+            self.rounds.save(self.folder, self.config.sha256, self.key)
             self.told(row)
         if self.keep:
-            write(self.folder / f"global-{self.rounds.round:05d}.safetensors", self.rounds.arrays, {"round": self.rounds.round})
+            write(
+                self.folder / f"global-{self.rounds.round:05d}.safetensors",
+                self.rounds.arrays,
+                {"round": self.rounds.round},
+                self.key,
+            )
         return self.rounds
 
     def network(self) -> SpikingNetwork:
@@ -101,11 +108,13 @@ class Server:
             client: turn.epochs(self.config.local.epochs) for client, turn in turns.items() if turn.reason and turn.answers
         }
         if self.keep:
-            write(self.folder / f"global-{round_ - 1:05d}.safetensors", self.rounds.arrays, {"round": round_ - 1})
+            write(self.folder / f"global-{round_ - 1:05d}.safetensors", self.rounds.arrays, {"round": round_ - 1}, self.key)
         exchange.seen = {} if round_ in self.look else None
         found = self.collector.collect(exchange, round_, here, self.rounds.arrays)
         for client, sent in (exchange.seen or {}).items():
-            write(self.folder / f"seen-{round_:05d}-{client:05d}.safetensors", sent, {"round": round_, "client": client})
+            write(
+                self.folder / f"seen-{round_:05d}-{client:05d}.safetensors", sent, {"round": round_, "client": client}, self.key
+            )
         found.failed |= {client: turn.reason for client, turn in turns.items() if not turn.answers}
         traffic = {client: list(each) for client, each in exchange.traffic.items()}
         if found.update is not None:

@@ -100,9 +100,7 @@ def test_the_app_names_it_in_its_code_and_trains_the_same(tmp_path, few_digits):
     config, start = begun(few_digits)
     write_app(tmp_path / "app", config)
     assert "has `tests.federated.own_models` on its PYTHONPATH" in (tmp_path / "app" / "README.md").read_text()
-    client, server = (
-        load_app(f"{PACKAGE}.{name}:app", Exception, tmp_path / "app") for name in ("client_app", "server_app")
-    )
+    client, server = (load_app(f"{PACKAGE}.{name}:app", Exception, tmp_path / "app") for name in ("client_app", "server_app"))
     settings = {**RUN_CONFIG, "out": str(tmp_path / "out"), "test": str(few_digits)}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=settings)
     server(inline_grid(client, config.clients), context)

@@ -14,9 +14,11 @@ import typer
 import typer.core
 
 from trustsnn.cli import train as options
+from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of
 
 if TYPE_CHECKING:
     from trustsnn.federated.config import FederatedConfig
+    from trustsnn.keys import Key
     from trustsnn.models.network import SpikingNetwork
 
 
@@ -39,13 +41,14 @@ federate_app = typer.Typer(
 
 @dataclass(frozen=True)
 class Federation:
-    """What the options that commands share come to: the settings, the network that it starts from, where data files lie, and what makes a
-    module of the user's own."""
+    """What the options that commands share come to: the settings, the network that it starts from, where data files lie, what makes a
+    module of the user's own, and the key of a sealed one."""
 
     config: FederatedConfig
     start: SpikingNetwork
     root: Path | None
     code: str | None
+    key: Key | None
 
 
 def settings(
@@ -58,6 +61,10 @@ def settings(
         ),
     ] = "conv",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file that a module of your own starts from.")] = None,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    passphrase_env: PassphraseEnvOption = None,
+    passphrase: PassphraseOption = False,
     clients: Annotated[int, typer.Option(help="How many.")] = 20,
     rounds: Annotated[int, typer.Option(help="How many.")] = 30,
     alpha: Annotated[float | None, typer.Option(help="Short for --partition dirichlet:alpha=ALPHA.")] = None,
@@ -125,8 +132,11 @@ def settings(
     architecture: dict[str, Any] | None = None
     if weights is not None and ":" not in model:
         raise ConfigError("--weights goes with package.module:callable; a checkpoint folder holds its own weights.")
+    key = key_of(key_file, key_env, passphrase_env, passphrase)
+    if key is not None and not Path(model).is_dir():
+        raise ConfigError(f"Expected a sealed checkpoint folder for that key, got --model {model}.")
     if Path(model).is_dir():
-        start = load_network(model)
+        start = load_network(model, key=key)
     elif ":" in model:
         architecture = foreign.architecture_of(model, train.sample_shape, seed)
         start = foreign.build(architecture, model, weights)
@@ -151,7 +161,7 @@ def settings(
         },
         "trustsnn federate",
     )  # fmt: skip
-    return Federation(config, start, data_root, None if architecture is None else model)
+    return Federation(config, start, data_root, None if architecture is None else model, key)
 
 
 def _privacy(text: str | None) -> dict[str, Any] | None:
@@ -224,7 +234,9 @@ def run(
     from trustsnn.runners.federated import Running, federate
     from trustsnn.runners.progress import Reporter
 
-    running = Running(engine, workers or os.cpu_count() or 1, threads, federation.root, federation.code, keep, _rounds(look))
+    running = Running(
+        engine, workers or os.cpu_count() or 1, threads, federation.root, federation.code, federation.key, keep, _rounds(look)
+    )
     with Reporter(quiet) as reporter:
         reporter.start(federation.config.rounds, 0, 0)
 
@@ -252,6 +264,10 @@ def audit(
     model: Annotated[
         str | None, typer.Option("--model", help="package.module:callable, of a federation of one's own module.")
     ] = None,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    passphrase_env: PassphraseEnvOption = None,
+    passphrase: PassphraseOption = False,
     data_root: options.RootOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -263,7 +279,8 @@ def audit(
 
     plan = Plan(samples, every, images, iterations, fail_over)
     told = (lambda line: None) if quiet else lambda line: typer.echo(line, err=True)
-    done = attack(run, out, plan, root=data_root, code=model, told=told)
+    key = key_of(key_file, key_env, passphrase_env, passphrase)
+    done = attack(run, out, plan, root=data_root, code=model, key=key, told=told)
     for line in lines(done.record):
         typer.echo(line)
     typer.echo(str(done.report))
@@ -285,8 +302,14 @@ def app_(
     ] = None,
 ) -> None:
     """Write the Flower app with which real devices train: settings, a few lines of code and a guide. `flwr run` sends it to them."""
+    from trustsnn.errors import ConfigError
     from trustsnn.federated.bundle import write_app
 
+    if federation.key is not None:
+        raise ConfigError(
+            "A sealed model federates in a simulation alone (trustsnn federate run --engine inline): Flower's SuperLink writes the messages "
+            "of real devices to its database as they are."
+        )
     measured = federation.config.data if test is None else "" if test == "none" else test
     for path in write_app(folder, federation.config, out=out, test=measured):
         typer.echo(path)

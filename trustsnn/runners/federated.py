@@ -21,6 +21,7 @@ from trustsnn.federated.partition import Partition
 from trustsnn.federated.rounds import Rounds
 from trustsnn.federated.server import Server
 from trustsnn.files import write_text
+from trustsnn.keys import Key
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.federated import FORMAT, page
 from trustsnn.runners.environment import environment
@@ -34,18 +35,25 @@ CONFIG, PARTITION = "federation.json", "partition.json"
 @dataclass(frozen=True)
 class Running:
     """How a federation is simulated, which does not change what comes of it: engine, processes of Ray, threads of each, where data lie, what
-    makes a module of the user's own, and for an audit whether the model of every round is kept, and of which rounds what each client sent."""
+    makes a module of the user's own, the key that seals all weights which are written, and for an audit whether the model of every round is
+    kept, and of which rounds what each client sent."""
 
     engine: str = "ray"
     workers: int = 2
     threads: int = 1
     root: Path | None = None
     code: str | None = None
+    key: Key | None = None
     keep: bool = False
     look: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_engine(self.engine)
+        if self.key is not None and (self.engine != "inline" or self.code is not None):
+            raise ConfigError(
+                "Sealed weights stay in one process, and bundled networks alone are sealed: a federation of them takes the engine inline "
+                "(--engine inline) and no module of one's own."
+            )
 
 
 def federate(
@@ -71,15 +79,18 @@ def federate(
     check_fit(start, site.data)
     _same_samples(out / PARTITION, partition)
     server = Server(
-        config, start, out / "rounds", test=test, told=told, keep=running.keep or bool(running.look), look=running.look
-    )
+        config, start, out / "rounds", test=test, told=told, keep=running.keep or bool(running.look), look=running.look,
+        key=running.key,
+    )  # fmt: skip
     config.write(out / CONFIG)  # now that nothing is wrong with it
     partition.write(out / PARTITION)
     if server.rounds.round < config.rounds:
-        client = client_app(config, root=running.root, kept=out / "clients", threads=running.threads, code=running.code)
+        client = client_app(
+            config, root=running.root, kept=out / "clients", threads=running.threads, code=running.code, key=running.key
+        )
         simulate(running.engine, client, config.clients, server.run, workers=running.workers)
     model = server.network()
-    save(model, out, {"recipe": "federated", "federation": config.sha256, "data": site.data.sha256})
+    save(model, out, {"recipe": "federated", "federation": config.sha256, "data": site.data.sha256}, running.key)
     record: dict[str, Any] = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),

@@ -28,6 +28,7 @@ from trustsnn.federated.config import FederatedConfig
 from trustsnn.federated.rounds import read
 from trustsnn.federated.view import as_read, looks_random, seen_by_server
 from trustsnn.files import write_text
+from trustsnn.keys import Key
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.federated_audit import FORMAT, page
 from trustsnn.rng import Draws
@@ -59,10 +60,11 @@ class Plan:
 
 
 def audit(
-    run: Path, out: Path, plan: Plan | None = None, *, root: Path | None = None, code: str | None = None,
+    run: Path, out: Path, plan: Plan | None = None, *, root: Path | None = None, code: str | None = None, key: Key | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> Judged:  # fmt: skip
     """Audit a folder of `trustsnn federate --keep`; write audit.json and audit.html. `code`: what makes the module, in a federation of one.
+    `key`: opens a sealed one.
 
     Raises:
         RunError: the folder holds no federation, or none whose rounds were kept.
@@ -79,7 +81,7 @@ def audit(
     members, others = _sides(site, plan)
     rounds = []
     for path in chosen:
-        model = _model(config, path, site.code)
+        model = _model(site, path, key)
         number = int(path.stem.partition("-")[2])
         inside, outside = (_scores(model, each, config.seed) for each in (members, others))
         figure: dict[str, Any] = {
@@ -89,7 +91,7 @@ def audit(
         }
         rounds.append(figure)
         told(f"round {number}: loss attack, AUC {figure['auc']['value']:.3f}")
-    last = _model(config, chosen[-1], site.code)
+    last = _model(site, chosen[-1], key)
     record: dict[str, Any] = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
@@ -97,8 +99,8 @@ def audit(
         "members": len(members),
         "rounds": rounds,
         "clients": _clients(site, last, others, plan, config),
-        "inversion": _inversion(config, _model(config, chosen[0], site.code), site, plan, told),
-        "observed": _observed(config, run, site, plan, told),
+        "inversion": _inversion(config, _model(site, chosen[0], key), site, plan, told),
+        "observed": _observed(run, site, plan, told, key),
         "backdoor": [
             {"round": row["round"], **row["backdoor"]} for row in json.loads((run / "federated.json").read_text())["rounds"] if "backdoor" in row
         ],
@@ -140,9 +142,9 @@ def posture(config: FederatedConfig) -> list[str]:
     return found
 
 
-def _model(config: FederatedConfig, path: Path, code: str | None) -> SpikingNetwork:
-    model = network(config, code=code)
-    load_arrays(model, read(path)[0])
+def _model(site: Site, path: Path, key: Key | None) -> SpikingNetwork:
+    model = network(site.config, code=site.code)
+    load_arrays(model, read(path, key)[0])
     return model.eval()
 
 
@@ -210,17 +212,17 @@ def _inversion(
     return {"attack": name, "reason": None, "cells": cells, "pictures": pictures}
 
 
-def _observed(config: FederatedConfig, run: Path, site: Site, plan: Plan, told: Callable[[str], None]) -> list[dict[str, Any]]:
+def _observed(run: Path, site: Site, plan: Plan, told: Callable[[str], None], key: Key | None) -> list[dict[str, Any]]:
     """What gradient inversion makes of whole updates as they were sent (`--look`): the change of a round, over its steps and its rate, taken for
     the gradient of a few samples. Each image found counts by the sample of the client that it is most like; beside it stands what the
     mean image of the test split reaches, which needs no update."""
-    found = []
+    found, config = [], site.config
     for path in sorted((run / "rounds").glob("seen-*.safetensors"))[: plan.images]:
-        sent, said = read(path)
+        sent, said = read(path, key)
         client, round_ = int(said["client"]), int(said["round"])
-        model = _model(config, run / "rounds" / f"global-{round_ - 1:05d}.safetensors", site.code)
+        model = _model(site, run / "rounds" / f"global-{round_ - 1:05d}.safetensors", key)
         update = as_read(
-            config, sent, {name: tuple(each.shape) for name, each in read(run / "rounds" / "state.safetensors")[0].items()}
+            config, sent, {name: tuple(each.shape) for name, each in read(run / "rounds" / "state.safetensors", key)[0].items()}
         )
         data = site.samples(client)[0]
         if update is None or data.domain != "image" or site.code:
