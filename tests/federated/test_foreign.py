@@ -88,8 +88,10 @@ def test_it_is_audited_where_its_code_is_named(trained, tmp_path):
 
 @pytest.fixture
 def unloaded(monkeypatch):
-    """What is imported from the folder of an app is forgotten again."""
+    """What is imported from the folder of an app, here or by a test before, is forgotten."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        monkeypatch.delitem(sys.modules, name)
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
