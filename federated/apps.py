@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ RESIDUAL = "residual/"
 _OF_THE_DEVICE = ("seconds", "device_seconds", "joules")  # all that goes along with a masked update: its loss and norm tell of it
 
 
+_latest: dict[str, dict[str, Site]] = {}
+
+
+def _sites_of(run: str) -> dict[str, Site]:
+    """The sites of an app, by where their samples lie, for as long as no other app runs in this process. They are not in the app itself: Ray
+    makes it anew of its pickle for each message, and each would read the samples again."""
+    if run not in _latest:
+        _latest.clear()
+    return _latest.setdefault(run, {})
+
+
 def client_app(
     config: FederatedConfig,
     *,
@@ -52,7 +64,7 @@ def client_app(
         key: seals what clients keep, in a simulation.
     """
     app = flower("clientapp").ClientApp()
-    sites: dict[str, Site] = {}
+    run = secrets.token_hex(16)
 
     def here(context: Any) -> tuple[Site, int, Path | None]:
         if threads is not None:
@@ -65,6 +77,7 @@ def client_app(
         own, client = str(node.get("data", "")), int(node["partition-id"])
         if not 0 <= client < config.clients:
             raise ConfigError(f"Expected a partition-id from 0 to {config.clients - 1}, got {client}.")
+        sites = _sites_of(run)
         if own not in sites:
             sites[own] = Site(config, root, Path(own) if own else None, code)
         own_state = Path(str(node["state"])) / config.sha256[:16] if "state" in node else None
