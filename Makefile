@@ -119,11 +119,13 @@ results-hardware: $(BENCH)/.installed
 # Hours on two cores; goes on where a killed one stopped.
 results-leakage: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --json docs/results/data/leakage/membership-mnist.json
-	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --data cifar10 --label-noise 0 --stop-at 0.9 \
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --data cifar10 --pool 2400 --label-noise 0 --stop-at 0.9 \
 		--json docs/results/data/leakage/membership-cifar10.json
-	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --private --epochs 20 --json docs/results/data/leakage/membership-private.json
-	$(BENCH)/bin/python benchmarks/gradients.py --threads 1 --json docs/results/data/leakage/gradients.json
-	$(BENCH)/bin/python benchmarks/backdoor.py --threads 1 --json docs/results/data/leakage/backdoor.json
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --private --pool 2400 --epochs 20 \
+		--json docs/results/data/leakage/membership-private.json
+	for name in shadows reconstruction gradients extraction attributes backdoor; do \
+		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/leakage/$$name.json || exit 1; \
+	done
 	$(BENCH)/bin/python benchmarks/table.py leakage
 
 # Hours on two cores; goes on where a killed one stopped.

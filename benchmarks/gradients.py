@@ -1,24 +1,28 @@
 """How near images from updates come to the originals, for direct and Poisson coding and against each defence.
 
-python benchmarks/gradients.py
+    python benchmarks/gradients.py
+
+Networks and finished tables are kept under --keep: a killed run goes on.
 """
 
 from __future__ import annotations
 
-import tempfile
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness import begin, options
+from outcomes import Outcomes, kept
 from report import Report
 
 from trustsnn.attacks.leakage.gradient_inversion import METHODS, GradientInversion
 from trustsnn.attacks.leakage.update_defences import Defence
+from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.runners.gradients import Plan, gradient_leakage
-from trustsnn.training import TrainConfig, accuracy, train
+from trustsnn.training import TrainConfig, accuracy
 
 CODINGS = ("none", "poisson=4", "poisson=25", "poisson=100")
 DEFENCES = (
@@ -44,6 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--threshold", type=float, default=20.0, help="dB from which an image is recovered (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of networks, samples and draws (default %(default)s)")
+    parser.add_argument("--keep", type=Path, default=Path("runs/leakage/gradients"), help="(default %(default)s)")
     given = begin(parser)
     report = Report("Gradient inversion", given)
     known, test = load(given.data, "train").take(given.train, given.seed), load(given.data, "test")
@@ -66,15 +71,21 @@ def trained(known: Dataset, given: Namespace, channels: float) -> SpikingNetwork
     """A fully connected network with direct coding and T = 4."""
     classes = len(known.classes)
     model = build("mlp", input_shape=known.sample_shape, classes=classes, channels=channels, norm="none", seed=given.seed)
-    train(model, known, TrainConfig(epochs=given.epochs, seed=given.seed))
-    return model
+    return Outcomes(given.keep).trained(model, known, TrainConfig(epochs=given.epochs, seed=given.seed))[0]
 
 
 def measure(report: Report, given: Namespace, title: str, model: SpikingNetwork, data: Dataset, plan: Plan) -> None:
     """A table of one plan."""
-    with tempfile.TemporaryDirectory() as folder:
-        judged = Plan(attacks=plan.attacks, defences=plan.defences, search=plan.search, threshold=given.threshold)
-        record = gradient_leakage(model, data, Path(folder), judged, seed=given.seed).record
+    judged = replace(plan, threshold=given.threshold)
+    decides = {
+        "model": model_hash(model), "data": data.samples_sha256, "attacks": [plan.settings(name) for name in plan.attacks],
+        "defences": [each.line for each in plan.defences], "threshold": given.threshold, "seed": given.seed,
+    }  # fmt: skip
+
+    def run(out: Path) -> None:
+        gradient_leakage(model, data, out, judged, seed=given.seed, told=lambda line: print(f"  {line}", flush=True))
+
+    record = kept(given.keep, "gradients.json", decides, run)
     right = accuracy(model, data, seed=given.seed)
     note = (
         f"{len(data)} updates of one sample of {data.name} each, of which the network ({record['model']['parameters']:,} parameters) has "

@@ -113,3 +113,12 @@ class Outcomes:
 
     def _path(self, decides: Mapping[str, Any]) -> Path:
         return self.folder / f"{sha256_of(dict(decides))}.npz"
+
+
+def kept(folder: Path, name: str, decides: Mapping[str, Any], run: Callable[[Path], object]) -> dict[str, Any]:
+    """The JSON file `name` that `run` leaves last in a folder of its own, which is named by what decides it; from there if it is there."""
+    out = folder / sha256_of(dict(decides))[:16]
+    if not (out / name).exists():
+        run(out)
+    record: dict[str, Any] = json.loads((out / name).read_text())
+    return record

@@ -103,7 +103,10 @@ Made by `make results-hardware`; {_COMMANDS} A twin is a model of a chip and no 
 """,
     ),
     "leakage": Document(
-        ("membership-mnist", "membership-cifar10", "membership-private", "gradients", "backdoor"),
+        (
+            *("membership-mnist", "membership-cifar10", "membership-private", "shadows"),
+            *("reconstruction", "gradients", "extraction", "attributes", "backdoor"),
+        ),
         f"""# Leakage
 
 {{machine}}
@@ -112,12 +115,13 @@ Made by `make results-leakage`; {_COMMANDS} A figure stands with its count or it
 """,
     ),
     "federated": Document(
-        ("training", "growth", "poison"),
+        ("training", "growth", "poison", "guarantees", "cost"),
         f"""# Federated training
 
 {{machine}}
 
 Made by `make results-federated`; {_COMMANDS} A figure stands with its 95 % interval over test images; a federation is one run with one seed.
+What the tables say is in [federated-findings.md](federated-findings.md).
 """,
     ),
 }

@@ -25,7 +25,7 @@ def page(record: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
     arguments give equal bytes."""
     return render(
         "backdoor.html.j2", record=record, sentences=sentences(record), limit=_LIMIT, names=NAMES, rows=_rows(record),
-        pictures=_pictures(record, arrays), bound=_bound, strength=_strength,
+        pictures=pictures(record, arrays), bound=_bound, strength=_strength,
     )  # fmt: skip
 
 
@@ -103,7 +103,8 @@ def _bound(evidence: dict[str, Any]) -> str:
     return f"threshold {shown}, {evidence['source']}"
 
 
-def _pictures(record: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def pictures(record: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """The trigger that was found for each class: its mask and what it shows, as data URIs; nothing without the arrays."""
     if not arrays:
         return []
     evidence = next(each for each in record["evidence"] if each["reached"] is not None)

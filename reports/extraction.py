@@ -19,7 +19,7 @@ def page(record: dict[str, Any]) -> str:
     """The record of an extraction as one HTML page. Equal records give equal bytes."""
     from markupsafe import Markup
 
-    return render("extraction.html.j2", record=record, chart=Markup(_chart(record)), sentences=sentences(record), cell=_cell)
+    return render("extraction.html.j2", record=record, chart=Markup(chart(record)), sentences=sentences(record), cell=_cell)
 
 
 def sentences(record: dict[str, Any]) -> list[str]:
@@ -45,7 +45,8 @@ def _cell(figure: dict[str, Any] | None) -> str:
     return "–" if figure is None else f"{100 * figure['value']:.1f} ({range_text(figure)})"
 
 
-def _chart(record: dict[str, Any]) -> str:
+def chart(record: dict[str, Any]) -> str:
+    """Agreement, accuracy and transfer against the number of queries as SVG."""
     curves = {name: [row[name] for row in record["copies"]] for name in _CURVES}
     at = [row["queries"] for row in record["copies"]]
 

@@ -23,9 +23,9 @@ def page(record: dict[str, Any], images: Mapping[str, NDArray[Any]]) -> str:
     order = list(dict.fromkeys(cell["attack"] for cell in record["cells"]))
     places = sorted(range(len(record["cells"])), key=lambda place: order.index(record["cells"][place]["attack"]))
     cells = [record["cells"][place] for place in places]
-    rows = [("original", "", _pictures(images["original"]))] if "original" in images else []
+    rows = [("original", "", pictures(images["original"]))] if "original" in images else []
     for place, cell in zip(places, cells, strict=True):
-        rows.append((NAMES[cell["attack"]], cell["defence"] or "", _pictures(images[str(place)])))
+        rows.append((NAMES[cell["attack"]], cell["defence"] or "", pictures(images[str(place)])))
     return render("gradients.html.j2", record=record, cells=cells, rows=rows, sentences=sentences(record), names=NAMES)
 
 
@@ -64,5 +64,6 @@ def _named(words: str, cells: list[dict[str, Any]], outcome: str) -> str:
     return f"{words} {joined(lines)}" if lines else ""
 
 
-def _pictures(images: NDArray[Any]) -> list[str]:
+def pictures(images: NDArray[Any]) -> list[str]:
+    """The first images [n, C, H, W] as data URIs."""
     return [uri(pixels(image)) for image in images[:_SHOWN]]

@@ -43,7 +43,7 @@ def lines(record: dict[str, Any]) -> list[str]:
             f"{percent(pooled['both'])} ({gained} gained, {lost} lost), by its confidence alone {percent(pooled['confidence'])}, by the "
             f"commoner value {percent(pooled['prior'])}."
         )
-    found = [row["feature"] for row in rows if row["members"]["gain"]["p"] * len(rows) < 0.05 and _gains(row)]
+    found = leaking(record)
     told.append(
         f"The model adds to what other records tell for the features {', '.join(map(str, found))} (exact McNemar test, Bonferroni's correction)."
         if found
@@ -51,6 +51,13 @@ def lines(record: dict[str, Any]) -> list[str]:
         "Bonferroni's correction)."
     )
     return told
+
+
+def leaking(record: dict[str, Any]) -> list[int]:
+    """The features of an attribute run for which the model adds more to what other records tell of members than chance can (exact McNemar
+    test, Bonferroni's correction)."""
+    rows = record["features"]
+    return [row["feature"] for row in rows if row["members"]["gain"]["p"] * len(rows) < 0.05 and _gains(row)]
 
 
 def figure(found: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ def page(record: dict[str, Any], images: Mapping[tuple[int, int], NDArray[Any]])
                 {
                     **attack,
                     "way": ROUTES[attack["settings"]["through"]],
-                    "pictures": _pictures(record, attack, images[place, way]),
+                    "pictures": pictures(record, attack, images[place, way]),
                 }
                 for way, attack in enumerate(model["attacks"])
             ],
@@ -50,7 +50,29 @@ def page(record: dict[str, Any], images: Mapping[tuple[int, int], NDArray[Any]])
     return environment.get_template("leakage.html.j2").render(record=record, models=models, style=style) + "\n"
 
 
-def _pictures(record: dict[str, Any], attack: dict[str, Any], images: NDArray[Any]) -> list[dict[str, Any]]:
+def sentences(record: dict[str, Any]) -> list[str]:
+    """What the strongest attack on each model shows."""
+    found = []
+    for model in record["models"]:
+        best = strongest(model)
+        top1, distance = best["top1"], best["distance"]
+        found.append(
+            f"{model['name']}: of {top1['count']} class images made through {ROUTES[best['settings']['through']][1]}, an independent classifier "
+            f"takes {wording.percent(top1['value'], top1['count'])} for their class ({wording.interval(top1)}; by chance "
+            f"{wording.percent(record['chance'][0])}, p {best['above_chance']:.2g}). Their distance to the class is {distance['value']:.2f} "
+            f"({distance['low']:.2f} to {distance['high']:.2f}), 0 being that of real images of it and 1 that of other classes."
+        )
+    return found
+
+
+def strongest(model: dict[str, Any]) -> dict[str, Any]:
+    """The attack on a model whose images are recognised most often, of several the nearest to the class."""
+    best: dict[str, Any] = max(model["attacks"], key=lambda each: (each["top1"]["value"], -each["distance"]["value"]))
+    return best
+
+
+def pictures(record: dict[str, Any], attack: dict[str, Any], images: NDArray[Any]) -> list[dict[str, Any]]:
+    """The first image of each class as a data URI, with what the judge takes it for."""
     names, found = record["data"]["classes"], []
     for each in dict.fromkeys(attack["classes"]):
         row = attack["classes"].index(each)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports.charts import INK, LINE, MUTED, REST, SERIES, svg
@@ -34,19 +33,23 @@ _FPR = 0.01
 _MOST_LINES = 5
 
 
-def page(record: dict[str, Any], exposed: Sequence[NDArray[Any]]) -> str:
-    """The record of a membership run as one HTML page; `exposed` are the pictures of its most exposed samples [C, H, W] in [0, 1], none for
-    events. Equal records give equal bytes."""
+def page(record: dict[str, Any], images: NDArray[Any]) -> str:
+    """The record of a membership run as one HTML page; `images` are its most exposed samples [n, C, H, W] in [0, 1], none for events. Equal
+    records give equal bytes."""
     from markupsafe import Markup
 
-    pictures = [
-        {**sample, "uri": uri(pixels(image)), "class": record["data"]["classes"][sample["label"]]}
-        for image, sample in zip(exposed, record["exposed"]["samples"], strict=False)
-    ]
     return render(
-        "membership.html.j2", record=record, sentences=sentences(record), chart=Markup(_roc(record)), pictures=pictures,
+        "membership.html.j2", record=record, sentences=sentences(record), chart=Markup(roc(record)), pictures=exposed(record, images),
         attacks=ranked(record), name=title, rate=rate, strongest=ranked(record)[0],
     )  # fmt: skip
+
+
+def exposed(record: dict[str, Any], images: NDArray[Any]) -> list[dict[str, Any]]:
+    """The most exposed samples with their pictures as data URIs and the names of their classes."""
+    return [
+        {**sample, "uri": uri(pixels(image)), "class": record["data"]["classes"][sample["label"]]}
+        for image, sample in zip(images, record["exposed"]["samples"], strict=False)
+    ]
 
 
 def lines(record: dict[str, Any]) -> list[str]:
@@ -119,7 +122,9 @@ def sentences(record: dict[str, Any]) -> list[str]:
     return found
 
 
-def _roc(record: dict[str, Any]) -> str:
+def roc(record: dict[str, Any]) -> str:
+    """The ROC curves of the strongest attacks as SVG."""
+
     def draw(axes: list[Axes]) -> None:
         panel = axes[0]
         colours = [*SERIES, REST, INK]

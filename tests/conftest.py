@@ -87,3 +87,16 @@ def cli(in_process, monkeypatch, tmp_path):
         return done
 
     return invoke
+
+
+@pytest.fixture
+def joined():
+    """A function that joins run folders as `trustsnn leakage report` does: the outcomes by kind, and the page."""
+    from trustsnn.reports.leakage_report import page, read, report
+
+    def join(*folders):
+        runs = read(folders)
+        record = report(runs)
+        return record["outcomes"], page(runs, record, folders[0])
+
+    return join

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field, fields, is_dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from trustsnn.errors import ConfigError
 from trustsnn.plugins import load_object
@@ -32,12 +32,22 @@ def chosen(kind: str, catalogue: Mapping[str, Entry], name: str, settings: Mappi
         close = difflib.get_close_matches(name, catalogue, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"Unknown {kind} {name!r}. Known: {', '.join(catalogue)}.{hint}")
-    found = load_object(catalogue[name].target)
+    return with_settings(kind, name, load_object(catalogue[name].target), settings)
+
+
+def with_settings(kind: str, name: str, found: Any, settings: Mapping[str, Any]) -> Any:
+    """An instance of the dataclass `found`, which is called `name`, with these settings; those that are not given are its own.
+
+    Raises:
+        ConfigError: no dataclass, no such setting, or a value out of its range.
+    """
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise ConfigError(f"Expected the {kind} {name!r} to be a dataclass, whose fields are its settings, got {found!r}.")
     known = [each.name for each in fields(found)]
     for given in settings:
         if given not in known:
             raise ConfigError(f"The {kind} {name!r} has no setting {given!r}. Known: {', '.join(known) or 'none'}.")
-    return found(**settings)
+    return cast(Any, found)(**settings)
 
 
 def setting(default: float, low: float = 0.0, high: float = math.inf, *, above: bool = False) -> Any:

@@ -9,11 +9,12 @@ from trustsnn.lazy import lazy_names
 if TYPE_CHECKING:
     from trustsnn.attacks.integrity.backdoor import poisoned, success, triggered
     from trustsnn.attacks.integrity.bitflips import BitFlips, BitFlipSearch, random_flips
+    from trustsnn.attacks.integrity.catalogue import TRIGGERS
     from trustsnn.attacks.integrity.faults import FAULTS, fault_curve
     from trustsnn.attacks.integrity.scan import Scan
     from trustsnn.attacks.integrity.sponge import Sponge
     from trustsnn.attacks.integrity.tampering import parameter_sweep
-    from trustsnn.attacks.integrity.triggers import TRIGGERS, trigger
+    from trustsnn.attacks.integrity.triggers import trigger
 
 _lazy = lazy_names(
     __name__,
@@ -23,7 +24,7 @@ _lazy = lazy_names(
         "BitFlips": "bitflips",
         "Scan": "scan",
         "Sponge": "sponge",
-        "TRIGGERS": "triggers",
+        "TRIGGERS": "catalogue",
         "fault_curve": "faults",
         "parameter_sweep": "tampering",
         "poisoned": "backdoor",

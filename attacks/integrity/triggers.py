@@ -15,25 +15,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trustsnn.attacks.integrity.catalogue import TRIGGERS
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.plugins import Entry
-from trustsnn.settings import check_choice, check_settings, chosen, setting
+from trustsnn.settings import check_choice, check_settings, setting, with_settings
 from trustsnn.settings import parse as parse_line
 
 PLACES = ("top-left", "top-right", "bottom-left", "bottom-right", "middle")
 POLARITIES = {"none": (0, 0), "off": (1, 0), "on": (0, 1), "both": (1, 1)}  # events of the channels OFF and ON
 SEEN = 1000  # samples at most that say where the data is active
-
-_HERE = "trustsnn.attacks.integrity"
-TRIGGERS = {
-    "static": Entry(f"{_HERE}.triggers:Static", "a square patch at one place"),
-    "moving": Entry(f"{_HERE}.triggers:Moving", "a patch that moves with the time steps; of images at a place that the id draws"),
-    "smart": Entry(
-        f"{_HERE}.triggers:Smart", "a patch where the data is least or most active, of the value that is rarest there"
-    ),
-    "dynamic": Entry(f"{_HERE}.dynamic:Dynamic", "a small change of its own for each sample, by a trained generator"),
-}
 
 Samples = NDArray[np.float32]
 
@@ -210,7 +200,9 @@ def trigger(name: str, **settings: Any) -> Trigger:
     Raises:
         ConfigError: no such trigger, no such setting, or a value out of its range.
     """
-    found: Trigger = chosen("trigger", TRIGGERS, name, settings)
+    found = with_settings("trigger", name, TRIGGERS.load(name), settings)
+    if not isinstance(found, Trigger):
+        raise ConfigError(f"Expected {name!r} to be a Trigger, got {type(found).__name__}.")
     return found
 
 

@@ -110,7 +110,7 @@ def test_a_blur_leaves_less_noise(digits_model):
     assert smooth.diff(dim=3).abs().mean() < 0.8 * rough.diff(dim=3).abs().mean()
 
 
-def test_a_run_keeps_figures_and_pictures(digits_model, classifier, digits_test, tmp_path):
+def test_a_run_keeps_figures_and_pictures(digits_model, classifier, digits_test, tmp_path, joined):
     twin = network("mlp", neuron="relu", seed=1).eval()
     attacks = [replace(FEW, through=through, iterations=3) for through in ("ann", "snn")]
     record = class_leakage({"a<b": digits_model, "fresh": twin}, classifier, digits_test, tmp_path, attacks, images=2)
@@ -124,6 +124,9 @@ def test_a_run_keeps_figures_and_pictures(digits_model, classifier, digits_test,
     assert page.count("<img ") == 30
     assert "a&lt;b" in page
     assert "http" not in page.replace("http-equiv", "")
+    outcomes, report = joined(tmp_path)
+    assert list(outcomes) == ["class"]
+    assert report.count("<img ") == 20  # of the strongest attack on each
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     class_leakage({"a<b": digits_model, "fresh": twin}, classifier, digits_test, tmp_path, attacks, images=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first

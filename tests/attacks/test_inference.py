@@ -12,7 +12,7 @@ from trustsnn.attacks.leakage.property import property_scores, share_of
 from trustsnn.data import load
 from trustsnn.errors import ConfigError
 from trustsnn.models import build
-from trustsnn.reports.inference import lines
+from trustsnn.reports.inference import leaking, lines
 from trustsnn.runners.attributes import PropertyPlan, attributes, properties
 from trustsnn.runners.shadows import Recipe
 from trustsnn.training import TrainConfig
@@ -91,7 +91,7 @@ def test_shares_are_those_asked_for():
         share_of(members, 40, 1.0, np.random.default_rng(0))
 
 
-def test_attribute_run_on_a_table(tmp_path):
+def test_attribute_run_on_a_table(tmp_path, joined):
     train, test = load("cancer", "train"), load("cancer", "test")
     assert (len(train), len(test), train.sample_shape) == (380, 189, (1, 1, 30))
     model = build("mlp", input_shape=(1, 1, 30), classes=2, channels=0.1).eval()
@@ -101,9 +101,10 @@ def test_attribute_run_on_a_table(tmp_path):
     assert record["features"][0]["members"]["prior"]["count"] == 60
     assert any("features" in line for line in lines(record))
     assert "McNemar" in done.report.read_text(encoding="utf-8")
+    assert joined(tmp_path)[0] == {"attribute": "found" if leaking(record) else "nothing found"}
 
 
-def test_property_run_tells_a_share_of_a_class(tmp_path, cli):
+def test_property_run_tells_a_share_of_a_class(tmp_path, joined):
     train, test = load("cancer", "train"), load("cancer", "test")
     model = build("mlp", input_shape=(1, 1, 30), classes=2, channels=0.1, steps=2)
     recipe = Recipe(model.architecture, TrainConfig(epochs=4, batch_size=16, learning_rate=4e-3))
@@ -112,6 +113,7 @@ def test_property_run_tells_a_share_of_a_class(tmp_path, cli):
     assert done.record["right"]["count"] == 8
     assert done.record["auc"]["value"] > 0.8
     assert any("put aside" in line for line in lines(done.record))
+    assert joined(tmp_path)[0].keys() == {"property"}
     with pytest.raises(ConfigError, match="class in 0"):
         properties(train, test.take(40), tmp_path, PropertyPlan(recipe=recipe, label=5))
     with pytest.raises(ConfigError, match="rising shares"):

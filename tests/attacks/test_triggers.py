@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from trustsnn.attacks.integrity import poisoned, success, trigger, triggered
-from trustsnn.attacks.integrity.triggers import TRIGGERS, parse
+from trustsnn.attacks.integrity.catalogue import TRIGGERS
+from trustsnn.attacks.integrity.triggers import Static, parse
 from trustsnn.data import from_arrays
 from trustsnn.data.event_frames import events_of
 from trustsnn.errors import ConfigError
@@ -135,10 +139,37 @@ def test_a_setting_out_of_range_is_refused(sets, line, told):
 
 
 def test_every_trigger_of_the_catalogue_can_be_made_and_says_what_it_is(sets):
-    for name in TRIGGERS:
+    for name in TRIGGERS.bundled:
         assert trigger(name).describe()["name"] == name
     with pytest.raises(ConfigError, match="target class in"):
         trigger("dynamic", epochs=1).made(sets["image"], 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stripe(Static):
+    """A trigger of another package."""
+
+    width: int = 2
+
+    name = "pack/stripe"
+
+
+@dataclass(frozen=True)
+class Bare:
+    """No trigger."""
+
+
+def test_a_trigger_of_another_package_is_listed_and_takes_its_settings(monkeypatch, sets):
+    targets = {"pack/stripe": f"{__name__}:Stripe", "pack/number": "math:pi", "pack/bare": f"{__name__}:Bare"}
+    points = [EntryPoint(name, target, "trustsnn.triggers") for name, target in targets.items()]
+    monkeypatch.setattr("trustsnn.plugins.entry_points", lambda group: points if group == "trustsnn.triggers" else [])
+    assert "pack/stripe" in TRIGGERS.describe()
+    assert parse("pack/stripe:size=1:width=3").made(sets["image"], 0).describe()["width"] == 3
+    with pytest.raises(ConfigError, match="'pack/stripe' has no setting 'height'"):
+        parse("pack/stripe:height=1")
+    for name, told in (("pack/number", "to be a dataclass"), ("pack/bare", "to be a Trigger"), ("pack/nothing", "pack/stripe")):
+        with pytest.raises(ConfigError, match=told):
+            trigger(name)
 
 
 def test_poisoning_marks_a_share_of_the_other_classes_and_nothing_else(digits_train):

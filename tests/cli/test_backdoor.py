@@ -105,7 +105,7 @@ def test_a_plan_that_cannot_be_is_refused_before_any_training(command, tmp_path,
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_scan_writes_its_record_its_page_and_the_triggers(command, tmp_path):
+def test_a_scan_writes_its_record_its_page_and_the_triggers(command, tmp_path, joined):
     trustsnn.save(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, steps=2), tmp_path / "m")
     code, said = command("backdoor", "scan", "m", *QUICK, "--out", "s")
     assert code == 3, said  # an untrained model is no better than guessing
@@ -115,6 +115,7 @@ def test_a_scan_writes_its_record_its_page_and_the_triggers(command, tmp_path):
     assert (record["data"]["count"], record["held_out"]["count"], record["verdict"]["outcome"]) == (10, 12, "inconclusive")
     with np.load(tmp_path / "s" / "triggers.npz") as arrays:
         assert arrays["mask"].shape == (10, 1, 8, 8)
+    assert joined(tmp_path / "s")[0] == {"backdoor": "inconclusive"}
     page = (tmp_path / "s" / "scan.html").read_text()
     assert page.count("data:image/png") == 20
     before = {name: (tmp_path / "s" / name).read_bytes() for name in ("scan.json", "scan.html", "triggers.npz")}

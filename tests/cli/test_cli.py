@@ -214,7 +214,7 @@ def test_an_npz_without_splits_is_split_for_training(tmp_path):
     assert float(result.stdout.split(": ")[1].split("%")[0]) < 60  # random labels cannot be learnt
 
 
-def test_natural_shift_from_the_command_line(checkpoint, tmp_path):
+def test_natural_shift_and_chips_from_the_command_line(checkpoint, tmp_path):
     options = [
         "--attacks",
         "none",
@@ -226,12 +226,18 @@ def test_natural_shift_from_the_command_line(checkpoint, tmp_path):
         "noise",
         "--gate",
         "mean_corruption_error <= 0.9",
+        "--twin",
+        "pcm@1h+adc:noise=0,ir-drop",
+        "--chips",
+        "2",
     ]
     result = run("audit", checkpoint, "--data", "digits", "--samples", "20", *options, "--out", "r", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "[6/6] out of distribution: noise: energy AUROC" in result.stderr
+    assert "[6/16] out of distribution: noise: energy AUROC" in result.stderr
     words = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["command"]
     assert "--corruptions fog,jpeg --severities 1,5 --ood noise" in words
+    assert "--twin pcm@1h+adc:noise=0,ir-drop" in words
+    assert "--chips 2" in words
     assert "polarity-flip" in run("list", "corruptions", cwd=tmp_path).stdout
 
 

@@ -54,6 +54,9 @@ def test_network_equals_a_plain_loop_over_time():
     expected, got = h.mean(0), model(x)
     assert spikes[0].mean() > 0.02
     torch.testing.assert_close(got, expected)
+    for times, fired in zip(model.first_spikes(x).values(), spikes, strict=True):
+        silent = (fired.detach().cumsum(0) == 0).sum(0)  # steps before the first spike, all five without one
+        torch.testing.assert_close(times, silent.flatten(1).double().mean(1))
     weight = torch.randn_like(got)
     for mine, theirs in zip(*(torch.autograd.grad((out * weight).sum(), x) for out in (got, expected)), strict=True):
         torch.testing.assert_close(mine, theirs)

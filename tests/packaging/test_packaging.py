@@ -138,10 +138,11 @@ def test_the_floors_hold(installed, tmp_path):
         ["--help"],
         ["--version"],
         ["list"],
-        *(["list", kind] for kind in ("attacks", "models", "datasets", "profiles")),
+        *(["list", kind] for kind in ("attacks", "models", "datasets", "profiles", "triggers")),
         *([command, "--help"] for command in ("train", "convert", "audit", "report", "compare", "list", "inspect")),
         ["train", "bptt", "--help"],
         ["train", "qcfs", "--help"],
+        ["leakage", "report", "--help"],
     ],
     ids=" ".join,
 )

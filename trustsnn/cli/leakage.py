@@ -12,9 +12,12 @@ from trustsnn.cli.leakage_extract import extract
 from trustsnn.cli.leakage_gradients import gradients
 from trustsnn.cli.leakage_inference import attribute, property_
 from trustsnn.cli.leakage_membership import compare, membership
+from trustsnn.cli.leakage_report import report
 
 leakage_app = typer.Typer(
-    help="Measure what models give away. One sub-command an attack.", no_args_is_help=True, rich_markup_mode=None
+    help="Measure what models give away. One sub-command an attack, and `report` joins their runs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -24,6 +27,7 @@ leakage_app.command("attribute")(attribute)
 leakage_app.command("property")(property_)
 leakage_app.command("extract")(extract)
 leakage_app.command("gradients")(gradients)
+leakage_app.command("report")(report)
 
 
 @leakage_app.command("class")

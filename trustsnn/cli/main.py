@@ -154,6 +154,12 @@ def _twins() -> dict[str, str]:
     return {name: f"{entry.description} ({entry.source})" for name, entry in TWINS.items()}
 
 
+def _triggers() -> dict[str, str]:
+    from trustsnn.attacks.integrity.catalogue import TRIGGERS
+
+    return TRIGGERS.describe()
+
+
 def _strategies() -> dict[str, str]:
     from trustsnn.federated.catalogue import STRATEGIES
 
@@ -169,6 +175,7 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "profiles": _profiles,
     "recipes": _recipes,
     "twins": _twins,
+    "triggers": _triggers,
     "strategies": _strategies,
 }
 

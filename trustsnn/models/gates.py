@@ -20,10 +20,12 @@ class Drawn(nn.Module):
     """A layer that draws at random for each sample and step.
 
     `forward(h, part, generator)` takes h [T * B, ...] of the time steps `part`, numbered from 0, and a generator as `SpikingNetwork`
-    does. What is drawn for a sample depends on nothing but that generator. `spikes`: whether spikes stay spikes.
+    does. What is drawn for a sample depends on nothing but that generator. `spikes`: whether spikes stay spikes. `held`: whether one
+    draw is for all time steps, so that an input that is the same at each of them stays so.
     """
 
     spikes: ClassVar[bool] = False
+    held: ClassVar[bool] = False
 
     def forward(self, h: Tensor, part: range | None = None, generator: Generator = None) -> Tensor:
         """What comes of `h`, shaped as `h`."""

@@ -144,8 +144,12 @@ class SpikingNetwork(nn.Module):
 
         def keep(name: str, stage: Runs, out: Tensor) -> None:
             if isinstance(stage, SpikingNeuron):
-                silent = out.detach().unflatten(0, (self.spec.steps, len(x))) == 0
-                times[f"layers.{name}"] = silent.cumprod(0).sum(0).flatten(1).mean(1, dtype=torch.float64)
+                steps = out.detach().unflatten(0, (self.spec.steps, len(x)))
+                silent, first = torch.ones_like(steps[0], dtype=torch.bool), torch.zeros_like(steps[0], dtype=torch.int32)
+                for step in steps:
+                    silent &= step == 0
+                    first += silent
+                times[f"layers.{name}"] = first.flatten(1).mean(1, dtype=torch.float64)
 
         self._run(x, generator, keep)
         return times
@@ -281,8 +285,10 @@ class _Pass:
                 signal = signal._replace(h=normalised(stage, signal.h), spikes=False)  # type: ignore[arg-type]
             elif isinstance(stage, Drawn):
                 draws = self.generator.child("gate", name) if isinstance(self.generator, Draws) else self.generator
-                h = signal.h if signal.steps == self.steps else torch.cat([signal.h] * self.steps)
-                signal = Signal(stage(h, self.part, draws), self.steps, signal.spikes and stage.spikes)
+                once = stage.held and signal.steps == 1
+                h = signal.h if once or signal.steps == self.steps else torch.cat([signal.h] * self.steps)
+                part = range(1) if once else self.part
+                signal = Signal(stage(h, part, draws), len(part), signal.spikes and stage.spikes)
             else:
                 signal = Signal(through(stage, signal.h, signal.spikes, self.batch), signal.steps)
             if self.look is not None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from trustsnn.attacks.integrity.backdoor import success
@@ -20,7 +17,7 @@ from trustsnn.attacks.integrity.triggers import Stamp
 from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.files import write_atomically, write_text
+from trustsnn.files import write_arrays, write_text
 from trustsnn.reports.backdoor import FORMAT, page
 from trustsnn.runners.environment import environment
 from trustsnn.runners.judged import Judged
@@ -92,7 +89,7 @@ def backdoor_scan(
         "environment": environment(),
     }
     arrays = next((dict(each.arrays) for each in evidence if each.reached is not None), {})
-    _write(out / "triggers.npz", arrays)
+    write_arrays(out / "triggers.npz", arrays)
     write_text(out / "scan.html", page(record, arrays))
     write_text(out / "scan.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return Judged(record, out / "scan.html", code)
@@ -104,9 +101,3 @@ def _carried(model: nn.Module, evidence: Sequence[Evidence], scan: Scan, held_ou
             if isinstance(detector, Inversion) and each.detector == detector.name:
                 return detector.carried(model, each, held_out, scan.seed)
     return None
-
-
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))

@@ -23,7 +23,7 @@ from trustsnn.attacks.leakage.updates import Reconstruction, Update, read_update
 from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.files import write_atomically, write_text
+from trustsnn.files import write_arrays, write_text
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.gradients import FORMAT, page
 from trustsnn.rng import Draws
@@ -216,11 +216,7 @@ def _head(model: SpikingNetwork, told_of: Mapping[str, Any], plan: Plan, seed: i
 
 
 def _written(record: dict[str, Any], pictures: Pictures, out: Path) -> Judged:
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **pictures)
-
-    write_atomically(out / "images.npz", write)
+    write_arrays(out / "images.npz", pictures)
     write_text(out / "gradients.html", page(record, pictures))
     write_text(out / "gradients.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return Judged(record, out / "gradients.html", 0)

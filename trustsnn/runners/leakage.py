@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from trustsnn.attacks.leakage import ClassAttack, ClassRepresentation, Judge
@@ -16,7 +15,7 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.conversion.calibrate import rectified
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
-from trustsnn.files import write_atomically, write_text
+from trustsnn.files import write_arrays, write_text
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.leakage import FORMAT, page
 from trustsnn.runners.environment import environment
@@ -94,7 +93,7 @@ def class_leakage(
         "environment": environment(),
         "models": rows,
     }  # fmt: skip
-    _write_images(out / "images.npz", kept)
+    write_arrays(out / "images.npz", {f"{place}-{way}": each for (place, way), each in kept.items()})
     write_text(out / "leakage.html", page(record, kept))
     write_text(out / "leakage.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return record
@@ -103,11 +102,3 @@ def class_leakage(
 def _origin(model: SpikingNetwork) -> tuple[str, int]:
     """Architecture and seed."""
     return str(model.architecture["name"]), int(model.architecture.get("arguments", {}).get("seed", 0))
-
-
-def _write_images(path: Path, images: Mapping[tuple[int, int], NDArray[Any]]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **{f"{place}-{way}": each for (place, way), each in images.items()})
-
-    write_atomically(path, write)

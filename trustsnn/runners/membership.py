@@ -20,7 +20,7 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset
 from trustsnn.defenses.dp.audit import eps_lower_bound
 from trustsnn.errors import ConfigError
-from trustsnn.files import write_text
+from trustsnn.files import write_arrays, write_text
 from trustsnn.hardware.deploy import deploy
 from trustsnn.hardware.twin import Chip, Twin
 from trustsnn.models.network import SpikingNetwork
@@ -155,7 +155,7 @@ def membership(
     model: SpikingNetwork, pool: Dataset, inside: NDArray[np.bool_], population: Dataset, out: Path, plan: Plan, *, seed: int = 0,
     coin: bool = False, chips: tuple[Twins, int] | None = None, told: Callable[[str], None] = lambda line: None,
 ) -> Judged:  # fmt: skip
-    """Tell the members [N] of the pool [N] from the others by every attack, and write membership.json and membership.html.
+    """Tell the members [N] of the pool [N] from the others by every attack, and write membership.json, membership.html and exposed.npz.
 
     Args:
         inside: the members, which no attack is told.
@@ -203,7 +203,9 @@ def membership(
         "gate": _gate(rows, plan.most),
         "environment": environment(),
     }
-    write_text(out / "membership.html", page(record, _pictures(record, pool)))
+    exposed = _pictures(record, pool)
+    write_arrays(out / "exposed.npz", {"images": exposed})
+    write_text(out / "membership.html", page(record, exposed))
     write_text(out / "membership.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return Judged(record, out / "membership.html", 0 if record["gate"] is None else record["gate"]["exit_code"])
 
@@ -331,9 +333,10 @@ def _exposed(score: Floats, inside: NDArray[np.bool_], pool: Dataset, attack: st
     }
 
 
-def _pictures(record: dict[str, Any], pool: Dataset) -> list[NDArray[np.float32]]:
+def _pictures(record: dict[str, Any], pool: Dataset) -> NDArray[np.float32]:
+    """The most exposed members [n, C, H, W], none of events."""
     rows = [sample["row"] for sample in record["exposed"]["samples"]]
-    return list(pool.batch(np.array(rows, dtype=np.int64))[0]) if pool.domain == "image" else []
+    return pool.batch(np.array(rows))[0] if pool.domain == "image" else np.empty((0, *pool.sample_shape), dtype=np.float32)
 
 
 def _gate(rows: list[dict[str, Any]], most: float | None) -> dict[str, Any] | None:

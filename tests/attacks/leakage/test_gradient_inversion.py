@@ -233,7 +233,7 @@ def plan():
                 keep=True)  # fmt: skip
 
 
-def test_a_run_says_which_defence_stops_which_attack(model, samples, plan, tmp_path):
+def test_a_run_says_which_defence_stops_which_attack(model, samples, plan, tmp_path, joined):
     done = gradient_leakage(model, samples, tmp_path, replace(plan, threshold=28.0))
     record = json.loads((tmp_path / "gradients.json").read_text())
     assert record == done.record
@@ -256,6 +256,9 @@ def test_a_run_says_which_defence_stops_which_attack(model, samples, plan, tmp_p
     with np.load(tmp_path / "images.npz", allow_pickle=False) as kept:
         assert np.array_equal(kept["original"], x)
         assert psnr(torch.from_numpy(kept["0"]), torch.from_numpy(x)).tolist() == bare["each"]["psnr"]
+    outcomes, report = joined(tmp_path)
+    assert outcomes == {"gradients": "found"}
+    assert report.count("<img ") == 8 * 3  # originals, and both attacks without a defence
     contents = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     gradient_leakage(model, samples, tmp_path, replace(plan, threshold=28.0))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == contents
@@ -266,10 +269,13 @@ def test_few_samples_leave_it_undecided(model, samples, plan, tmp_path):
     assert {cell["outcome"] for cell in done.record["cells"]} == {"undecided"}
 
 
-def test_a_saved_update_gives_the_same_image(model, samples, plan, tmp_path):
+def test_a_saved_update_gives_the_same_image(model, samples, plan, tmp_path, joined):
     gradient_leakage(model, samples, tmp_path, plan)
     path = tmp_path / "updates" / "2.safetensors"
     done = saved_update(model, path, tmp_path / "saved", plan)
+    outcomes, report = joined(tmp_path / "saved")
+    assert outcomes == {"gradients": "inconclusive"}
+    assert report.count("<img ") == 2
     assert done.record["data"] is None
     with np.load(tmp_path / "images.npz") as kept, np.load(tmp_path / "saved" / "images.npz") as again:
         assert sorted(again.files) == ["0", "1"]
