@@ -103,6 +103,8 @@ def client_app(
         own = own_before(folder, round_, key) if folder is not None else {}
         done, staying = work(site, client, round_, arrays_in(message), own_part(own), epochs=told.get("epochs"))
         update, samples, figures = done.update, done.samples, done.row
+        if site.fleet is not None:
+            update = site.fleet.noisy(update, round_, client)
         if "clip" in told:
             update, within = clipped(update, float(told["clip"]))
             figures = {**figures, "within": int(within)}

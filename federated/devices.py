@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trustsnn.errors import ConfigError
+from trustsnn.federated.arrays import Arrays
 from trustsnn.rng import stream
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -22,6 +23,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _REST: dict[str, Any] = {
     "dropout": 0.0, "stragglers": 0.0, "straggler_work": 0.0, "joins": 1, "steps": None, "slowdown": 1.0, "twins": None,
+    "noise": 0.0,
 }  # fmt: skip
 
 
@@ -37,6 +39,7 @@ class FleetSettings(BaseModel):
     steps: its number of time steps T; the network's.
     slowdown: how many times longer it computes than `trustsnn.federated.costs` says; 1.
     twins: the hardware twin that it runs on, such as "pcm@1month" (`trustsnn list twins`); none.
+    noise: Gaussian noise on its update as it is sent, in each tensor this many times the mean of its absolute values, as FedSNN tries it; 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +50,7 @@ class FleetSettings(BaseModel):
     steps: dict[Whole, Share] = {}
     slowdown: dict[Factor, Share] = {}
     twins: dict[str, Share] = {}
+    noise: dict[Annotated[float, Field(ge=0, allow_inf_nan=False)], Share] = {}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -91,6 +95,7 @@ class Device:
     steps: int | None
     slowdown: float
     twin: str | None
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,17 @@ class Fleet:
         columns = [_dealt(getattr(settings, trait), rest, clients, seed, trait) for trait, rest in _REST.items()]
         rows = enumerate(zip(*columns, strict=True))
         return Fleet(tuple(Device(client, *row) for client, row in rows), seed)
+
+    def noisy(self, update: Arrays, round_: int, client: int) -> Arrays:
+        """An update as its device sends it in a round: U + noise mean(|U|) N(0, 1), tensor by tensor (FedSNN, Venkatesha 2021)."""
+        strength = self.devices[client].noise
+        if strength == 0:
+            return update
+        draws = stream(self.seed, f"fleet/noise/{round_}", str(client))
+        return {
+            name: np.asarray(value + np.float32(strength * np.abs(value).mean()) * draws.standard_normal(value.shape, np.float32))
+            for name, value in sorted(update.items())
+        }
 
     def turn(self, round_: int, client: int) -> Turn:
         """What a client gets done in a round, from 1: of the seed, the round and the client alone, whoever else is asked."""

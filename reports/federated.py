@@ -124,7 +124,10 @@ def _used(row: dict[str, Any], name: str) -> bool:
 
 
 def _device(device: dict[str, Any] | None, steps: int) -> str:
-    return "" if device is None else f"T {device['steps'] or steps}{', ' + device['twin'] if device['twin'] else ''}"
+    if device is None:
+        return ""
+    noise = f", noise {device['noise']:g}" if device["noise"] else ""
+    return f"T {device['steps'] or steps}{', ' + device['twin'] if device['twin'] else ''}{noise}"
 
 
 def _trouble(record: dict[str, Any]) -> list[dict[str, Any]]:

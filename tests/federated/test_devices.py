@@ -118,6 +118,21 @@ def test_devices_drop_out_and_straggle_as_often_as_they_should():
     assert not any(none.turn(round_, client).answers for round_ in range(1, 30) for client in range(5))
 
 
+def test_noise_on_an_update_is_that_of_its_tensor_and_round():
+    fleet = Fleet.draw(fleet_settings({"noise": {0.5: 0.5}}), 2, 0)
+    noisy = next(device.client for device in fleet.devices if device.noise)
+    update = {"small": np.full((200, 300), 0.01, np.float32), "large": np.linspace(-6, 2, 60_000, dtype=np.float32)}
+    assert fleet.noisy(update, 1, 1 - noisy) is update
+    found = fleet.noisy(update, 1, noisy)
+    for name, value in update.items():
+        off = found[name] - value
+        assert found[name].dtype == np.float32
+        assert abs(off.mean()) < 0.01 * np.abs(value).mean()
+        assert off.std() == pytest.approx(0.5 * np.abs(value).mean(), rel=0.02)
+    again, later = fleet.noisy(dict(reversed(update.items())), 1, noisy), fleet.noisy(update, 2, noisy)
+    assert all((again[name] == found[name]).all() and (later[name] != found[name]).any() for name in update)
+
+
 def test_who_joins_late_is_not_there_before():
     fleet = Fleet.draw(fleet_settings({"joins": {4: 0.5}}), 10, 0)
     there = [sum(turn.answers for turn in fleet.turns(round_, range(10)).values()) for round_ in (1, 3, 4, 9)]

@@ -75,7 +75,8 @@ KINDS = {
     "samples' privacy": {"norm": "none", "privacy": {**SAMPLES, "budget": 6.0}, **HALF},
     "secure": {"secure": {}, "rounds": 3},
     "secure, clients' privacy": {"secure": {}, "privacy": DP},
-    "devices": {"clients": 4, "fleet": {"dropout": 0.3, "stragglers": 0.5, "straggler_work": 0.5}, "local": {"batch_size": 16, "epochs": 2}},
+    "devices": {"clients": 4, "fleet": {"noise": 0.3, "dropout": 0.3, "stragglers": 0.5, "straggler_work": 0.5},
+                "local": {"batch_size": 16, "epochs": 2}},
 }  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def test_the_page_is_drawn_with_what_there_is(own, test):
 
 
 def test_devices_are_shown_where_they_differ():
-    device = {"client": 0, "steps": None, "twin": None}
+    device = {"client": 0, "steps": None, "twin": None, "noise": 0.0}
     record = record_of()
     record["devices"] = [device, {**device, "steps": 2}, {**device, "twin": "pcm@1month"}]
     assert [cells[1] for cells in table_of(page(record))] == ["T 4", "T 2", "T 4, pcm@1month"]
