@@ -18,12 +18,17 @@ _WIDE = 820
 
 def page(record: dict[str, Any]) -> str:
     """The record of a federation as one HTML page. Equal records give equal bytes."""
+    return render("federated.html.j2", record=record, sentences=sentences(record), **sections(record))
+
+
+def sections(record: dict[str, Any]) -> dict[str, Any]:
+    """What the template federation.html.j2 shows of a record: figures and tables of rounds, samples, clients and trouble."""
     from markupsafe import Markup
 
-    return render(
-        "federated.html.j2", record=record, sentences=sentences(record), curve=Markup(_curve(record)), clients=_clients(record),
-        trouble=_trouble(record), partition=Markup(partition(record["partition"]["counts"], record["data"]["classes"], _WIDE, "partition")),
-    )  # fmt: skip
+    dealt = partition(record["partition"]["counts"], record["data"]["classes"], _WIDE, "partition")
+    return {
+        "accuracy": Markup(_curve(record)), "partition": Markup(dealt), "clients": _clients(record), "trouble": _trouble(record),
+    }  # fmt: skip
 
 
 def lines(record: dict[str, Any]) -> list[str]:

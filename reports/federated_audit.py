@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trustsnn.reports import federated
 from trustsnn.reports.charts import INK, LINE, MUTED, SERIES, svg
 from trustsnn.reports.html import render
 from trustsnn.reports.membership import rate
@@ -19,14 +20,16 @@ _WIDE = 820
 _RECOVERED = 20.0  # dB
 
 
-def page(record: dict[str, Any], pictures: dict[str, NDArray[Any]]) -> str:
-    """The record of an audit as one HTML page; `pictures` are images [B, C, H, W] in [0, 1] by row. Equal records give equal bytes."""
+def page(record: dict[str, Any], pictures: dict[str, NDArray[Any]], federation: dict[str, Any]) -> str:
+    """The record of an audit and that of its federation as one HTML page; `pictures` are images [B, C, H, W] in [0, 1] by row. Equal records
+    give equal bytes."""
     from markupsafe import Markup
 
     rows = [(name, [uri(pixels(image)) for image in images]) for name, images in pictures.items()]
     return render(
         "federated_audit.html.j2", record=record, sentences=sentences(record), curve=Markup(_curve(record)), rows=rows, rate=rate,
         exposed=sorted((each for each in record["clients"] if each["auc"]), key=lambda each: -each["auc"]["value"]),
+        federation=federation, trained=federated.sentences(federation), **federated.sections(federation),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -102,3 +103,20 @@ def test_what_cannot_be_audited_is_said(tmp_path):
         path.unlink()
     with pytest.raises(RunError, match="--keep"):
         audit(folder, tmp_path / "out")
+
+
+def test_the_page_is_of_the_federation_too(plain, tmp_path):
+    audit(plain, tmp_path, PLAN)
+    text, alone = (tmp_path / "audit.html").read_text(), (plain / "federated.html").read_text()
+    for heading in ("Accuracy by round", "Who owns what", "Clients"):
+        assert f">{heading}</h2>" in text
+        assert f">{heading}</h2>" in alone
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_federation_that_has_not_ended_is_not_audited(tmp_path):
+    folder = run(tmp_path / "run", rounds=1)
+    (folder / "federated.json").unlink()
+    with pytest.raises(RunError, match="has not ended"):
+        audit(folder, tmp_path / "out", PLAN)

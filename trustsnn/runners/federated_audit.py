@@ -77,6 +77,9 @@ def audit(
     globals_ = sorted((run / "rounds").glob("global-*.safetensors"))
     if not globals_:
         raise RunError(f"{run} kept no model of its rounds. Run the same command with --keep, in another folder.")
+    if not (run / "federated.json").exists():
+        raise RunError(f"The federation in {run} has not ended. The same command goes on with it.")
+    federation = json.loads((run / "federated.json").read_text())
     chosen = [path for number, path in enumerate(globals_) if number % plan.every == 0 or path == globals_[-1]]
     members, others = _sides(site, plan)
     rounds = []
@@ -102,14 +105,14 @@ def audit(
         "inversion": _inversion(config, _model(site, chosen[0], key), site, plan, told),
         "observed": _observed(run, site, plan, told, key),
         "backdoor": [
-            {"round": row["round"], **row["backdoor"]} for row in json.loads((run / "federated.json").read_text())["rounds"] if "backdoor" in row
+            {"round": row["round"], **row["backdoor"]} for row in federation["rounds"] if "backdoor" in row
         ],
         "posture": posture(config),
         "gate": _gate(rounds[-1], plan.most),
         "environment": environment(),
     }  # fmt: skip
     pictures = record["inversion"].pop("pictures")
-    write_text(out / "audit.html", page(record, pictures))
+    write_text(out / "audit.html", page(record, pictures, federation))
     write_text(out / "audit.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return Judged(record, out / "audit.html", 0 if record["gate"] is None else record["gate"]["exit_code"])
 
