@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.losses import check_loss, raised
 from trustsnn.attacks.norms import check_norm
-from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
+from trustsnn.blocks import InputGradient, frozen, input_gradient, is_stochastic, predict
 from trustsnn.errors import ConfigError, DataError
 from trustsnn.neurons import GradientEstimator
 from trustsnn.rng import Draws
@@ -103,15 +103,7 @@ class Attack(ABC):
     def gradient(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses and the direction of the gradient of the loss to raise at `x`, for a stochastic model of its mean
         over `eot` draws. The direction's length says nothing. The draws name the samples to estimators that keep statistics."""
-        parts = [input_gradient(model, x, goal, self._raised, each) for each in self._transformations(model, draws)]
-        if len(parts) == 1:
-            return parts[0].logits, parts[0].losses, parts[0].direction
-        scales = torch.stack([part.scale for part in parts])
-        largest = scales.amax(0)
-        weights = (scales / torch.where(largest > 0, largest, 1.0)).to(x.dtype)
-        direction = sum(w.view(-1, *[1] * (x.dim() - 1)) * part.direction for w, part in zip(weights, parts, strict=True))
-        logits, losses = (torch.stack(each).mean(0) for each in ([p.logits for p in parts], [p.losses for p in parts]))
-        return logits, losses, torch.as_tensor(direction)
+        return mean_gradient([input_gradient(model, x, goal, self._raised, each) for each in self._transformations(model, draws)])
 
     def losses(self, model: nn.Module, x: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Logits and the loss to raise at `x`, in double precision, NaN as minus infinity."""
@@ -122,7 +114,7 @@ class Attack(ABC):
         return raised(self.loss, logits, goal)
 
     def _transformations(self, model: nn.Module, draws: Draws) -> list[Draws]:
-        return [draws.child("eot", k) for k in range(self.eot if is_stochastic(model) else 1)]
+        return transformations(model, draws, self.eot)
 
     def goal(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         """What the loss is about: labels [B], or in a targeted attack pairs [B, 2] of label and a drawn other class."""
@@ -131,6 +123,24 @@ class Attack(ABC):
         classes = predict(model, x[:1], draws.select([0])).shape[1]
         offset = (draws.child("target").uniform(()) * (classes - 1)).long().clamp_max(classes - 2) + 1
         return torch.stack([y, (y + offset.to(y.device)) % classes], 1)
+
+
+def transformations(model: nn.Module, draws: Draws, eot: int) -> list[Draws]:
+    """The draws that an expectation over transformation is over: `eot` of a stochastic model, one of another."""
+    return [draws.child("eot", k) for k in range(eot if is_stochastic(model) else 1)]
+
+
+def mean_gradient(parts: Sequence[InputGradient]) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean logits and losses of what several draws gave, and the direction of the mean gradient."""
+    if len(parts) == 1:
+        return parts[0].logits, parts[0].losses, parts[0].direction
+    scales = torch.stack([part.scale for part in parts])
+    largest = scales.amax(0)
+    weights = (scales / torch.where(largest > 0, largest, 1.0)).to(parts[0].direction.dtype)
+    dimensions = [1] * (parts[0].direction.dim() - 1)
+    direction = sum(w.view(-1, *dimensions) * part.direction for w, part in zip(weights, parts, strict=True))
+    logits, losses = (torch.stack(each).mean(0) for each in ([p.logits for p in parts], [p.losses for p in parts]))
+    return logits, losses, torch.as_tensor(direction)
 
 
 def check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -1,31 +1,34 @@
 """A network on all twins of hardware: without an attack, and under attacks made on the network and on a chip.
 
     python benchmarks/hardware.py
-    python benchmarks/hardware.py --data cifar10 --eps 2/255
+    python benchmarks/hardware.py --data cifar10 --channels 0.5 --samples 250
 
 Each network is audited once (`trustsnn audit --twin ...`) into a run folder under --keep, so that a killed run goes on. `noise` is the
-same network trained with noise on its weights (`trustsnn train bptt --recipe noise`) for as many epochs as the other.
+same network trained from the start with noise on its weights (the recipe of `trustsnn harden --with noise`), otherwise as the other.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness import begin, options
 from model import RECIPES, trained
+from outcomes import Outcomes
 from report import Report
 
 import trustsnn
-from trustsnn.checkpoint import save
+from trustsnn.canonical import sha256_of
+from trustsnn.checkpoint import model_hash
 from trustsnn.data import load
 from trustsnn.defenses.robust import parse
 from trustsnn.errors import ConfigError
-from trustsnn.models import SpikingNetwork, rebuild
+from trustsnn.models import SpikingNetwork, build, rebuild
 from trustsnn.runners.chips import Chips
 from trustsnn.runners.config import parse_eps
-from trustsnn.training import TrainConfig, train
+from trustsnn.training import train
 
 EPS = {"mnist": "0.1", "cifar10": "2/255"}
 TWINS = (
@@ -40,41 +43,45 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0])
     _arguments(parser)
     given = begin(parser)
-    report = Report(f"Twins of hardware: {given.data}, {given.samples} test images, {given.chips} chips of each kind", given)
-    network = trained(given.model or RECIPES[given.data].folder)
-    assert isinstance(network, SpikingNetwork)
-    models: dict[str, SpikingNetwork] = {"standard": network}
-    if given.noise:
-        models["noise"] = hardened(given, network)
-    for name, model in models.items():
+    title = f"Twins of hardware: {RECIPES[given.data].network} on {given.data}, {given.samples} test images, {given.chips} chips of each kind"
+    report = Report(title, given)
+    for name, model in networks(given).items():
         table(report, given, name, model)
 
 
-def hardened(given: Namespace, network: SpikingNetwork) -> SpikingNetwork:
-    """The network trained from the start with noise on its weights, of a checkpoint under --keep where it is there."""
-    folder = given.keep / f"{given.data}-noise"
-    if (folder / "config.json").exists():
-        model = trustsnn.load(folder)
-        assert isinstance(model, SpikingNetwork)
-        return model
-    model = rebuild(network.architecture)
-    data = load(given.data, "train")
-    recipe = parse("noise")
-    config = TrainConfig(epochs=RECIPES[given.data].epochs, augmentation="shift-flip" if given.data == "cifar10" else "none")
-    train(recipe.adapted(model), data, config, recipe=recipe)
-    save(model, folder, training={"recipe": "noise"})
-    return model
+def networks(given: Namespace) -> dict[str, SpikingNetwork]:
+    """The network, and the same trained from the start with noise on its weights; what is not there is trained and kept under --keep."""
+    recipe, outcomes = RECIPES[given.data], Outcomes(given.keep)
+    if given.model is not None or given.channels == 1:
+        network = trained(given.model or recipe.folder)
+    else:
+        data = load(given.data, "train")
+        fresh = build(recipe.network, input_shape=data.sample_shape, classes=len(data.classes), channels=given.channels)
+        network, _ = outcomes.trained(fresh, data, recipe.config)
+    assert isinstance(network, SpikingNetwork)
+    if not given.noise:
+        return {"standard": network}
+    noise, fresh = parse("noise"), rebuild(network.architecture)
+    noisy, _ = outcomes.trained(
+        fresh, load(given.data, "train"), recipe.config, partial(train, recipe=noise), recipe=noise.describe()
+    )
+    return {"standard": network, "noise": noisy}
 
 
 def table(report: Report, given: Namespace, name: str, model: SpikingNetwork) -> None:
     """A row for each twin: the network, the median and the worst chip, for each kind of samples."""
     refused = {line: reason for line in given.twins if (reason := why_not(model, line))}
     twins = [line for line in given.twins if line not in refused]
-    attacks = [{"attack": "pgd", "settings": {"steps": 10}}, {"attack": "snn-autoattack", "settings": {"profile": "quick"}}]
-    run = trustsnn.audit(
-        model, given.data, out=given.keep / f"{given.data}-{name}-run", attacks=attacks[: 2 if given.ensemble else 1], twins=twins,
-        eps=[parse_eps(given.eps or EPS[given.data])], samples=given.samples, chips=given.chips,
-    )  # fmt: skip
+    attacks = [
+        {"attack": "pgd", "settings": {"steps": 10, "eot": given.eot}},
+        {"attack": "snn-autoattack", "settings": {"profile": "quick", "eot": given.eot}},
+    ]
+    settings = {
+        "attacks": attacks[: 2 if given.ensemble else 1], "twins": twins, "eps": [parse_eps(given.eps or EPS[given.data])],
+        "samples": given.samples, "chips": given.chips,
+    }  # fmt: skip
+    out = given.keep / sha256_of({"model": model_hash(model), "data": given.data, "threads": given.threads, **settings})[:16]
+    run = trustsnn.audit(model, given.data, out=out, **settings)
     rows: dict[str, list[str]] = {}
     columns = ["twin"]
     for row in run.hardware:
@@ -86,7 +93,8 @@ def table(report: Report, given: Namespace, name: str, model: SpikingNetwork) ->
     left_out = "".join(f" {line} does not run it: {reason}" for line, reason in refused.items())
     note = (
         "Median chip, in brackets the worst and the best of those tried. Made on a chip: the chip itself, then the median of the others; "
-        f"then the network on those samples. The network: {_all(run)}." + left_out
+        f"then the network on those samples. On a chip that draws at each use, gradients are means over {given.eot} draws. The network: "
+        f"{_all(run)}." + left_out
     )
     report.table(name, columns, [[twin, *cells] for twin, cells in rows.items()], note, run.hardware)
 
@@ -130,6 +138,8 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="take this checkpoint folder")
     parser.add_argument("--eps", help="of the attacks (default 0.1 on mnist, 2/255 on cifar10)")
     parser.add_argument("--samples", type=int, default=500, help="test images (default %(default)s)")
+    parser.add_argument("--channels", type=float, default=1.0, help="factor on the network's channels (default %(default)s)")
+    parser.add_argument("--eot", type=int, default=2, help="draws of a gradient on chips that draw (default %(default)s)")
     parser.add_argument("--chips", type=int, default=20, help="of each kind (default %(default)s)")
     parser.add_argument(
         "--twins", type=lambda text: text.split(","), default=list(TWINS), help="with commas (default: all for images)"

@@ -23,19 +23,26 @@ from torch import nn
 
 from trustsnn.blocks import frozen, observe
 from trustsnn.statistics import proportion
+from trustsnn.training import TrainConfig
 
 
 class Recipe(NamedTuple):
-    """Where a network lies, and what trains it."""
+    """Where a network lies, which one it is, and how it is trained."""
 
     folder: Path
-    train: str
-    epochs: int
+    network: str
+    config: TrainConfig
+
+    def words(self, data: str) -> list[str]:
+        """The options of `trustsnn train bptt` beside the epochs."""
+        config = self.config
+        words = f"--model {self.network} --data {data} --augment {config.augmentation} --batch-size {config.batch_size}"
+        return shlex.split(words)
 
 
 RECIPES = {
-    "cifar10": Recipe(Path("models/bench-vgg9"), "--model vgg9 --data cifar10 --augment shift-flip --batch-size 64", 5),
-    "mnist": Recipe(Path("models/bench-conv"), "--model conv --data mnist", 2),
+    "cifar10": Recipe(Path("models/bench-vgg9"), "vgg9", TrainConfig(epochs=5, batch_size=64, augmentation="shift-flip")),
+    "mnist": Recipe(Path("models/bench-conv"), "conv", TrainConfig(epochs=2)),
 }
 
 
@@ -80,8 +87,8 @@ def main() -> None:
     recipe = RECIPES[given.data]
     folder = given.model or recipe.folder
     there = given.model is not None or (folder / "manifest.json").is_file()
-    epochs = known_epochs(folder) if there else given.epochs or recipe.epochs
-    words = ["train", "bptt", *shlex.split(recipe.train), "--epochs", str(epochs), "--out", str(folder)]
+    epochs = known_epochs(folder) if there else given.epochs or recipe.config.epochs
+    words = ["train", "bptt", *recipe.words(given.data), "--epochs", str(epochs), "--out", str(folder)]
     if not there:
         print("trustsnn", shlex.join(words), flush=True)
         subprocess.run([sys.executable, "-m", "trustsnn", *words, "--threads", str(given.threads)], check=True)

@@ -89,7 +89,7 @@ def main() -> None:
     """Train, compare and audit; one row a network."""
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--peers", default="snntorch,spikingjelly,norse", help=f"of {', '.join(PEERS)} (default %(default)s)")
-    parser.add_argument("--train", type=int, default=10_000, help="images (default %(default)s)")
+    parser.add_argument("--train", type=int, default=6_000, help="images (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="(default %(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="of training (default %(default)s)")
     parser.add_argument("--test", type=int, default=2_000, help="images for the accuracy (default %(default)s)")

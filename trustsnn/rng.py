@@ -7,6 +7,7 @@ samples, shards and a resumed run therefore never change what is drawn for a sam
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -48,17 +49,17 @@ class Draws:
 
     def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Uniform draws in [0, 1), float32, shape [B, *shape]."""
-        return self._draw(lambda generator: generator.random(shape, dtype=np.float32), shape)
+        return self._draw(lambda generator, out: generator.random(dtype=np.float32, out=out), shape)
 
     def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Standard normal draws, float32, shape [B, *shape]."""
-        return self._draw(lambda generator: generator.standard_normal(shape, dtype=np.float32), shape)
+        return self._draw(lambda generator, out: generator.standard_normal(dtype=np.float32, out=out), shape)
 
-    def _draw(self, draw: Callable[[np.random.Generator], np.ndarray], shape: tuple[int, ...]) -> torch.Tensor:
+    def _draw(self, draw: Callable[[np.random.Generator, np.ndarray], object], shape: tuple[int, ...]) -> torch.Tensor:
         import torch
 
-        values = np.zeros((len(self.ids), *shape), dtype=np.float32)
+        values = np.zeros((len(self.ids), math.prod(shape)), dtype=np.float32)
         for row, sample_id in enumerate(self.ids):
             if sample_id != _PADDING:
-                values[row] = draw(stream(self.seed, self.task, sample_id))
-        return torch.from_numpy(values)
+                draw(stream(self.seed, self.task, sample_id), values[row])
+        return torch.from_numpy(values.reshape(len(self.ids), *shape))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trustsnn.attacks.base import AttackResult
 from trustsnn.attacks.catalogue import EVENT_NORMS
 from trustsnn.attacks.events.oracle import Oracle
-from trustsnn.blocks import frozen, is_stochastic
+from trustsnn.blocks import frozen
 from trustsnn.errors import ConfigError, DataError
 from trustsnn.neurons import GradientEstimator
 from trustsnn.rng import Draws
@@ -44,11 +44,14 @@ class EventAttack(ABC):
     Args:
         budget: the most events that may change (be inserted or deleted; for a retiming: be moved) in a sample; None leaves
             it to the attack's own cap.
+        eot: for stochastic models, draws on all of which a sample is to be wrong; ignored for deterministic ones. They are the same at
+            every question of an attack, so that a model is to be judged on others.
         estimator: how spikes are differentiated; None leaves it to the model.
         seed: of the attack's own draws, which are keyed by sample and independent of batch size and order.
     """
 
     budget: int | None = None
+    eot: int = 1
     estimator: GradientEstimator | None = None
     seed: int = 0
 
@@ -58,6 +61,7 @@ class EventAttack(ABC):
 
     def __post_init__(self) -> None:
         check_whole(self)
+        at_least(1, eot=self.eot)
         if self.budget is not None:
             at_least(0, budget=self.budget)
 
@@ -77,7 +81,7 @@ class EventAttack(ABC):
         draws = event_draws(self.seed, self.name, x, ids)
         estimator = self.estimator.applied(model) if self.estimator is not None else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), frozen(model), estimator:
-            clean, oracle = x.detach().clone(), Oracle(model, y.clone(), most, draws)
+            clean, oracle = x.detach().clone(), Oracle(model, y.clone(), most, draws, self.eot)
             adversarial, changes = self._run(oracle, clean, draws)
             queries = oracle.queries.clone()
             fooled, _ = oracle.margins(adversarial, torch.arange(len(x), device=x.device))
@@ -145,10 +149,6 @@ def check_events(model: nn.Module, x: Tensor, y: Tensor) -> int:
         raise ConfigError(
             f"This attack changes events; the model's domain is {domain!r}. It is for models of the domains 'events-binary' and "
             "'events-count'. Wrap a module with trustsnn.wrap(module, domain='events-binary', time_steps=T)."
-        )
-    if is_stochastic(model):
-        raise ConfigError(
-            "Event attacks test single events, which one draw of a stochastic model does not decide. Fix its draws."
         )
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, Tensor):

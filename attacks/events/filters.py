@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trustsnn.attacks.events.base import at_least
+from trustsnn.encoders import Generator
 from trustsnn.errors import ModelContractError
 
 Filter = Callable[[Tensor], Tensor]
@@ -56,6 +57,7 @@ class Filtered(nn.Module):
             raise ModelContractError("Expected a model with a spec, got none. Wrap it with trustsnn.wrap first.")
         self.model, self.filter, self.spec = model, filter_, spec
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the filtered events."""
-        return self.model(self.filter(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, generator: Generator = None) -> Tensor:
+        """Logits [B, K] of the filtered events. A stochastic model needs `generator`."""
+        given = {} if generator is None else {"generator": generator}
+        return self.model(self.filter(x), **given)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.events.base import at_least, check_events, check_whole, event_draws
 from trustsnn.attacks.losses import cross_entropy
-from trustsnn.blocks import frozen, input_gradient, predict
+from trustsnn.blocks import frozen, input_gradient, is_stochastic, predict
 from trustsnn.errors import ConfigError, DataError
 from trustsnn.neurons import GradientEstimator
 
@@ -88,6 +88,8 @@ class UniversalPatch:
     def fit(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> EventPatch:
         """The patch for a set of samples `x` [N, T, 2, H, W] with labels `y` [N]."""
         most = check_events(model, x, y)
+        if is_stochastic(model):
+            raise ConfigError("A universal patch is fitted to models that draw nothing, got a stochastic one.")
         if self.row + self.height > x.shape[3] or self.column + self.width > x.shape[4]:
             raise ConfigError(
                 f"Expected a patch inside the frames of {x.shape[3]} x {x.shape[4]}, got rows {self.row} to "

@@ -27,13 +27,18 @@ from trustsnn.attacks.events import (
 )
 from trustsnn.attacks.events.changes import unit_step
 from trustsnn.attacks.events.filters import activity
+from trustsnn.attacks.events.oracle import Oracle
 from trustsnn.attacks.events.spikefool import _cross
-from trustsnn.blocks import frozen, predict
+from trustsnn.attacks.losses import margin
+from trustsnn.blocks import frozen, input_gradient, predict
 from trustsnn.data import load
 from trustsnn.errors import ConfigError, DataError
+from trustsnn.hardware.choose import parse
+from trustsnn.hardware.deploy import deploy
 from trustsnn.models import build
 from trustsnn.models.spec import ModelSpec
 from trustsnn.neurons import STBP, Surrogate
+from trustsnn.rng import Draws
 from trustsnn.training import TrainConfig, train
 
 FRAMES = 5
@@ -235,6 +240,61 @@ def test_a_sample_that_is_wrong_already_is_left_alone(binary, batch):
         result = attack.run(binary, x, y)
         assert torch.equal(result.adversarial, x)
         assert result.fooled.all()
+
+
+def on_a_chip(model: nn.Module) -> nn.Module:
+    """The model behind a camera and wires that draw at each use."""
+    return deploy(model, parse("dvs-noisy+spike-loss:probability=0.05"))
+
+
+def test_a_stochastic_model_answers_for_all_draws_of_a_sample(binary, batch):
+    chip, (x, y), draws = on_a_chip(binary), batch, Draws(0, "t", tuple(map(str, range(len(batch[0])))))
+    rows = torch.tensor([4, 0, 4])
+    with frozen(chip):
+        oracle = Oracle(chip, y, 1, draws, eot=3)
+        logits, (fooled, margins) = oracle.logits(x[rows], rows), oracle.margins(x[rows], rows)
+        each = [predict(chip, x[rows], draws.select(rows.tolist()).child("eot", k)) for k in range(3)]
+        assert torch.equal(logits, torch.stack(each).mean(0))
+        assert not torch.equal(each[0], each[1])
+        assert torch.equal(logits[0], logits[2])  # the same sample, the same draws
+        assert torch.equal(fooled, torch.stack([one.argmax(1) != y[rows] for one in each]).all(0))
+        assert torch.equal(margins, torch.stack([margin(one.double(), y[rows]) for one in each]).amin(0))
+        assert oracle.queries.tolist() == [6, 0, 0, 0, 12] + [0] * (len(x) - 5)
+        gradient = oracle.gradient(x[rows], rows)
+        assert torch.equal(gradient[0], fooled)
+        torch.testing.assert_close(gradient[1], margins, rtol=0, atol=1e-6)
+        parts = [input_gradient(chip, x[rows], y[rows], margin, draws.select(rows.tolist()).child("eot", k)) for k in range(3)]
+        mean = torch.stack([part.direction * part.scale.view(-1, 1, 1, 1, 1) for part in parts]).mean(0)
+        assert torch.nn.functional.cosine_similarity(mean.flatten(1), gradient[2].flatten(1).double()).min() > 0.999
+
+
+@pytest.mark.parametrize(
+    "attack", [SDA(budget=8, iterations=6, eot=2), Retiming(iterations=3, eot=2), Deletion(budget=6)], ids=label_of
+)
+def test_a_chip_that_draws_is_attacked_the_same_in_any_batch(attack, binary, batch):
+    chip, (x, y) = on_a_chip(binary), (batch[0][:6], batch[1][:6])
+    ids, order = list("abcdef"), torch.tensor([3, 0, 5, 1])
+    whole, some = attack.run(chip, x, y, ids), attack.run(chip, x[order], y[order], [ids[i] for i in order])
+    assert torch.equal(whole.adversarial[order], some.adversarial)
+    assert torch.equal(whole.fooled[order], some.fooled)
+    assert ((whole.adversarial == 0) | (whole.adversarial == 1)).all()
+    assert whole.changes.any()
+    behind = Filtered(chip, lambda events: mask(events, 50))
+    assert torch.equal(attack.run(behind, x, y, ids).adversarial, whole.adversarial)
+
+
+def test_attacks_on_events_break_a_chip_that_draws(binary, batch):
+    chip, (x, y) = deploy(binary, parse("spike-loss:probability=0.05")), (batch[0][:16], batch[1][:16])
+    judge = [Draws(seed, "judge", tuple(map(str, range(len(x))))) for seed in range(3)]
+    wrong = []  # on draws that the attack has not seen
+    for eot in (0, 1, 8):
+        found = SDA(iterations=20, eot=eot).run(chip, x, y, judge[0].ids) if eot else None
+        assert found is None or found.fooled.all()
+        with frozen(chip):
+            answers = [predict(chip, x if found is None else found.adversarial, each) for each in judge]
+        wrong.append(float(torch.stack([logits.argmax(1) != y for logits in answers]).float().mean()))
+    assert wrong[0] < 0.2
+    assert wrong[2] > max(0.6, wrong[1] + 0.2)
 
 
 def test_sda_breaks_nearly_all_where_random_flips_break_few(binary, batch):
@@ -500,6 +560,7 @@ def test_the_model_is_left_as_it_was_and_the_estimator_is_used(binary, batch):
         (lambda: Retiming(furthest=-1), "furthest of at least 0"),
         (lambda: SpikeFool(reach=float("nan")), "reach of at least 1"),
         (lambda: Insertion(per_step=0), "per_step of at least 1"),
+        (lambda: SDA(eot=0), "eot of at least 1"),
         (lambda: UniversalPatch(height=2.5, width=2), "height of universal-patch as int"),
         (lambda: UniversalPatch(height=2, width=2, momentum=1.0), "momentum"),
         (lambda: FilterAwareDash(most=0), "most of at least 1"),
@@ -528,5 +589,7 @@ def test_bad_batches_are_refused(binary, batch):
         SDA()(binary, x, y + 10)
     with pytest.raises(ConfigError, match="one a sample"):
         SDA()(binary, x, y, ids=["a"])
+    with pytest.raises(ConfigError, match="draw nothing"):
+        UniversalPatch(height=2, width=2).fit(on_a_chip(binary), x, y)
     with pytest.raises(ConfigError, match="domain is 'image'"):
         SDA()(build("mlp", input_shape=(1, 8, 8), classes=10), torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.long))

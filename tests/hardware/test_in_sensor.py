@@ -65,6 +65,22 @@ def test_noise_is_a_share_of_the_span_and_held_over_the_steps(first, draws_of):
     assert len(noise[0].unique()) > count  # samples and outputs differ
 
 
+def test_an_image_that_is_held_is_read_once(image_network, draws_of, monkeypatch):
+    network, images = image_network
+    chip, seen = deploy(network, [InSensor()]), []
+    noisy = next(layer for layer in chip.layers if isinstance(layer, Noisy))
+    noisy.register_forward_hook(lambda layer, given, found: seen.append(len(found)))
+    with torch.no_grad():
+        once = chip(images, generator=draws_of(12))
+        membranes: dict = {}
+        parts = [chip.part(images, steps, membranes, draws_of(12)) for steps in (range(0, 1), range(1, 4))]
+        monkeypatch.setattr(type(noisy), "held", False)
+        assert torch.equal(chip(images, generator=draws_of(12)), once)  # as of the image at each step
+    torch.testing.assert_close(torch.cat(parts).mean(0), once)
+    assert seen == [12, 12, 12, 4 * 12]
+    assert float(once.std()) > 0
+
+
 def test_only_the_first_layer_is_in_the_sensor(image_network):
     network, _ = image_network
     chip = deploy(network, [InSensor()])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from trustsnn.attacks.estimators import estimator
 from trustsnn.errors import ConfigError, UnsafeArtifactError
 from trustsnn.interop import hdf5_writer, nir
 from trustsnn.interop.graph_model import GraphModel
@@ -267,6 +268,23 @@ def test_what_is_left_open_is_asked_for(settings, message, tmp_path):
     path = written(tmp_path / "m.nir", around(LIF))
     with pytest.raises(ConfigError, match=message):
         nir.read_named(f"{path}:{settings}")
+
+
+@pytest.mark.parametrize("name", ["rga", "pdsg"])
+def test_a_gain_is_a_factor_of_the_current_to_an_estimator(name):
+    value = {key: torch.tensor(v) for key, v in {"leak": 0.75, "threshold": 1.0, "rest": 0.25, "after": 0.125}.items()}
+    gained, plain = (Heterogeneous(Constants(gain=torch.tensor(gain), **value), Dynamics(0.75)) for gain in (4.0, 1.0))
+    current = torch.rand(5, 4, 6, generator=torch.Generator().manual_seed(0)).mul(0.6).requires_grad_()
+    weights = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(1))
+    found = []
+    for neuron, factor in ((gained, 1.0), (plain, 4.0)):
+        with estimator(name).applied(neuron):
+            spikes = neuron(factor * current)
+            found.append((spikes, torch.autograd.grad((spikes * weights).sum(), current)[0]))
+    assert 0 < found[0][0].mean() < 1
+    assert found[0][1].any()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])

@@ -88,6 +88,20 @@ def test_a_broken_event_audit_goes_on_and_no_batch_size_matters(event_model, tmp
     assert files(tmp_path / "broken") == files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
+def test_an_audit_of_events_runs_on_a_camera_that_draws(event_model, tmp_path):
+    few = {**FEW, "samples": 8, "eps": [6], "twins": ["dvs-noisy", "loihi"], "chips": 2}
+    attacks = [{"attack": "insertion", "settings": {"eot": 2}}, {"attack": "deletion"}]
+    run = trustsnn.audit(event_model, DATA, out=tmp_path / "run", attacks=attacks, **few)
+    cells = [line["cell"] for line in run.summary["cells"]]
+    assert all(line["status"] == "ok" for line in run.summary["cells"])
+    eot = {(c["threat"]["attack"], c["twin"] and (c["twin"]["line"], c["twin"]["maker"])): c["threat"].get("eot") for c in cells}
+    assert eot["insertion", ("dvs-noisy", "chip")] == 2  # as its settings say
+    assert eot["deletion", ("dvs-noisy", "chip")] == 5  # as the profile says
+    assert eot["deletion", ("loihi", "chip")] == eot["deletion", ("dvs-noisy", "network")] == eot["deletion", None] == 1
+    made = next(row for row in run.hardware if (row["maker"], row["threat"]["attack"]) == ("chip", "insertion"))
+    assert made["maker_accuracy"]["successes"] < run.hardware[0]["chips"][-1]["successes"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

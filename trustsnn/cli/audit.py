@@ -129,7 +129,8 @@ def _command(
         words += ["--split", split]
     if config is not None:
         words += ["--config", str(config)]
-    named = {"--norm": "norms", **{f"--{key}": key for key in ("profile", "eps", "corruptions", "severities", "ood", "seed")}}
+    same = ("profile", "eps", "corruptions", "severities", "ood", "chips", "seed")
+    named = {"--norm": "norms", "--twin": "twins", **{f"--{key}": key for key in same}}
     for option, key in named.items():
         value = given[key]
         if value is not None:

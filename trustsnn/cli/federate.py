@@ -100,7 +100,8 @@ def settings(
     ] = False,
     threshold: Annotated[float, typer.Option(help="Of secure aggregation: share of the asked clients that must stay.")] = 0.67,
     fleet: Annotated[
-        Path | None, typer.Option(help="A YAML file of what devices are like: drop-outs, stragglers, time steps, hardware twins, noise.")
+        Path | None,
+        typer.Option(help="A YAML file of what devices are like: drop-outs, stragglers, time steps, hardware twins, noise."),
     ] = None,
     max_norm: Annotated[
         float | None, typer.Option(help="Refuse an update with a larger L2 norm, besides ten times the median.")

@@ -166,7 +166,7 @@ class _ApartDrawn(Drawn):
 
     def __init__(self, parts: Sequence[Any]) -> None:
         super().__init__()
-        self.parts, self.spikes = nn.ModuleList(parts), parts[0].spikes  # type: ignore[misc]
+        self.parts, self.spikes, self.held = nn.ModuleList(parts), parts[0].spikes, parts[0].held  # type: ignore[misc]
 
     def forward(self, h: Tensor, part: range | None = None, generator: Generator = None) -> Tensor:
         assert isinstance(generator, Draws)

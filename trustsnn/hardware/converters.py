@@ -4,7 +4,7 @@ arXiv 2104.02184)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.hardware.twin import Layer, Twin
 from trustsnn.models.gates import Drawn, normal
 from trustsnn.models.network import SpikingNetwork
+from trustsnn.neurons.operation import Operation
 from trustsnn.settings import setting
 
 
@@ -37,13 +38,30 @@ class Quantised(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """The values that the codes stand for, shaped as `h`."""
-        centre, reach = along(self.centre, h), along(self.reach, h)
-        inside = ((h - centre) / reach).clamp(-1, 1)
-        code = ((inside.detach() + 1) * (self.steps / 2)).round()
-        return centre + reach * (code * 2 / self.steps - 1 + (inside - inside.detach()))
+        found: Tensor = _Nearest.apply(h, along(self.centre, h), along(self.reach, h), self.steps)  # type: ignore[no-untyped-call]
+        return found
 
     def extra_repr(self) -> str:
         return f"{self.steps + 1} values"
+
+
+class _Nearest(Operation):
+    """The value of the nearest code, in few passes over the memory: a network's slowest part otherwise."""
+
+    @staticmethod
+    def forward(h: Tensor, centre: Tensor, reach: Tensor, steps: int) -> Tensor:
+        code = h.sub(centre).div_(reach).clamp_(-1, 1).add_(1).mul_(steps / 2).round_()
+        return code.mul_(2).div_(steps).sub_(1).mul_(reach).add_(centre)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        h, centre, reach, _ = inputs
+        ctx.save_for_backward(h.sub(centre).abs_() <= reach if ctx.needs_input_grad[0] else None)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None
 
 
 class Noisy(Drawn):

@@ -22,6 +22,8 @@ from trustsnn.settings import setting
 class _Held(Noisy):
     """Noise that is drawn once for each sample and output, and held over the time steps."""
 
+    held: ClassVar[bool] = True
+
     def drawn(self, h: Tensor, part: range | None, generator: Generator) -> Tensor:
         steps = 1 if part is None else len(part)
         return torch.cat([super().drawn(h[: len(h) // steps], range(1), generator)] * steps)

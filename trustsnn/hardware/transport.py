@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError
 from trustsnn.hardware.twin import Layer, Twin
 from trustsnn.models.gates import Drawn, normal, uniform
+from trustsnn.neurons.operation import Operation
 from trustsnn.settings import setting
 
 
@@ -69,7 +70,7 @@ class _Lossy(Drawn):
 
     def forward(self, h: Tensor, part: range | None = None, generator: Generator = None) -> Tensor:
         """The spikes that arrive."""
-        return h * (uniform(generator, part, h) < self.keep).to(h.dtype)
+        return h * (uniform(generator, part, h) < self.keep)
 
     def over_time(self) -> nn.Module:
         """What this is in the mean over its draws."""
@@ -102,6 +103,22 @@ class _Jittered(Drawn):
         fired = h.unflatten(0, (self.steps, -1))
         now = torch.arange(self.steps, device=h.device).view(-1, *[1] * (fired.dim() - 1))
         then = (now + moves).clamp(0, self.steps - 1)
-        arrived = torch.zeros_like(fired).scatter_reduce(0, then, fired.detach(), "amax")
-        nothing = torch.zeros_like(fired).scatter_add(0, then, fired - fired.detach())  # 0 with the gradient of the moves
-        return (arrived + nothing).flatten(0, 1)
+        arrived: Tensor = _Moved.apply(fired, then)  # type: ignore[no-untyped-call]
+        return arrived.flatten(0, 1)
+
+
+class _Moved(Operation):
+    """Spikes [T, ...] at the steps `then` [T, ...], of those that meet the largest. The gradient of each is that of its place."""
+
+    @staticmethod
+    def forward(fired: Tensor, then: Tensor) -> Tensor:
+        return torch.zeros_like(fired).scatter_reduce_(0, then, fired, "amax")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (then,) = ctx.saved_tensors
+        return gradients[0].gather(0, then), None

@@ -13,7 +13,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.interop.nir_graph import NODES, Graph
 from trustsnn.interop.nir_settings import Settings
 from trustsnn.neurons import Dynamics, SpikingNeuron
-from trustsnn.neurons.heterogeneous import Constants, Heterogeneous, held, hold, through_time
+from trustsnn.neurons.heterogeneous import Constants, Heterogeneous, driven, held, hold, through_time
 
 Array = NDArray[np.float64]
 SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
@@ -39,8 +39,8 @@ class Integrator(Timed):
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """The membrane at each step, [steps, B, ...]."""
-        own, current = held(self), x.expand(steps, *x.shape[1:])
-        return through_time(own, current, lambda distance, step: torch.zeros_like(distance), Dynamics())[1] + own.threshold
+        own = held(self)
+        return through_time(own, driven(own, x, steps), lambda distance, step: torch.zeros_like(distance), Dynamics())[1]
 
 
 class Delay(Timed):

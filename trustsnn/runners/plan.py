@@ -92,12 +92,14 @@ def make_plan(
     kinds = [_kind(item, model, spec.domain) for item in items]
     base = {**subject, "seed": config.seed, "twin": None}
     planned = [_planned(base, {"attack": "none", "norm": None, "eps": 0.0}, "clean")]
+    own_eot: set[str] = set()
     for norm in norms:
         for eps in radii:
             for item, kind in zip(items, kinds, strict=True):
                 if _has(kind, norm, eps == radii[-1]):
                     attack = _attack(kind, model, item, norm, eps, config)
                     planned.append(_planned(base, attack.describe(), _label(attack, item), attack=attack))
+                    own_eot |= {planned[-1].key} if "eot" in item.settings else set()
     _check_norms(config, norms, items, kinds)
     shifts: list[Corruption | Outside] = [
         Corruption(name, s) for name in config.resolved_corruptions(spec.domain) for s in config.severities
@@ -105,16 +107,19 @@ def make_plan(
     planned += [_planned(base, shift.describe(), shift.label, shift=shift) for shift in [*shifts, *outside]]
     deployed = Deployed()
     kinds_of_chips = [Chips.of(line, config.chips, config.seed, deployed) for line in config.twins]
-    planned += [each for chips in kinds_of_chips for each in _on_chips(model, planned, chips, config)]
+    planned += [each for chips in kinds_of_chips for each in _on_chips(model, planned, chips, config, own_eot)]
     if len({p.key for p in planned}) < len(planned):
         raise ConfigError("Two attacks of the plan are the same. Leave one of them out.")
     return planned
 
 
-def _on_chips(model: nn.Module, planned: Sequence[PlannedCell], chips: Chips, config: AuditConfig) -> list[PlannedCell]:
+def _on_chips(
+    model: nn.Module, planned: Sequence[PlannedCell], chips: Chips, config: AuditConfig, own_eot: set[str]
+) -> list[PlannedCell]:
     """For chips of one kind: the clean cell, each attack's samples made on the network and made on a chip, and each corruption.
 
-    The attack on a chip is the same one, with the expectation over its draws where a chip draws and the network does not.
+    The attack on a chip is the same one, with the expectation over its draws where a chip draws and the network does not: as many as
+    the profile says, but for the cells `own_eot`, whose settings say it.
     """
     if not isinstance(model, SpikingNetwork):
         raise ConfigError(f"--twin runs networks of trustsnn's own layers, got {type(model).__name__}. Leave it out.")
@@ -126,8 +131,9 @@ def _on_chips(model: nn.Module, planned: Sequence[PlannedCell], chips: Chips, co
         makers: tuple[Maker | None, ...] = ("network", "chip") if each.attack is not None else (None,)
         for maker in makers:
             attack = each.attack
-            if attack is not None and maker == "chip" and draws and any(f.name == "eot" for f in dataclasses.fields(attack)):
-                attack = replace(attack, eot=PROFILES[config.profile].eot)  # type: ignore[arg-type]
+            averages = attack is not None and any(field.name == "eot" for field in dataclasses.fields(attack))
+            if averages and maker == "chip" and draws and each.key not in own_eot:
+                attack = replace(attack, eot=PROFILES[config.profile].eot)  # type: ignore[type-var]
             made = replace(chips, maker=maker)
             cell = {
                 **each.cell,
@@ -164,8 +170,6 @@ def _kind(item: AttackSettings, model: nn.Module, domain: str) -> type[AnyAttack
     if issubclass(kind, EventAttack) != (domain != "image"):
         fitting = IMAGE_ATTACKS if domain == "image" else EVENT_ATTACKS
         raise ConfigError(f"The attack {item.attack!r} is not for the domain {domain!r}. For it: {', '.join(fitting)}.")
-    if issubclass(kind, EventAttack) and is_stochastic(model):
-        raise ConfigError("Event attacks test single events, which one draw of a stochastic model does not decide.")
     refused = _refusal(item, model)
     if refused and item.estimator is not None:
         raise ConfigError(
