@@ -24,6 +24,8 @@ import pytest
 
 pytest.importorskip("flwr")
 
+import torch
+
 import trustsnn
 from trustsnn.checkpoint import load_network, model_hash
 from trustsnn.errors import ConfigError
@@ -188,6 +190,15 @@ def free(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             pytest.fail(f"Port {port} of 127.0.0.1 is taken ({error.strerror}): end what listens there, or run the test again.")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As the nodes compute, to which the model of a simulation in this process is held bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
