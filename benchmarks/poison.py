@@ -24,7 +24,7 @@ from trustsnn.federated.client import Site, work
 from trustsnn.federated.config import Limits, parsed
 from trustsnn.federated.poison import BACKDOORS, POISONS, poisoned
 from trustsnn.federated.strategies import Strategy, strategy
-from trustsnn.federated.validation import Answer, validate
+from trustsnn.federated.validation import Answer, unfit, validate
 from trustsnn.models import build
 
 Answers = dict[int, Answer]
@@ -51,7 +51,11 @@ def main() -> None:
             told = _told(kind, answers, given)
             good = {c: a for c, a in answers[""].items() if c >= given.bad}
             rows.append([kind, *(_error(name, told, good, shapes, given.bad, on) for name in STRATEGIES)])
-        refused = "" if not on else f" Refused: {', '.join(_refused(answers, shapes, given))}."
+        refused = (
+            f" Refused: {', '.join(_refused(answers, shapes, given))}."
+            if on
+            else " An update of a wrong shape never reaches a strategy."
+        )
         note = f"Error of the update of one round. A backdoor differs from honest training, which is no error of a strategy.{refused}"
         report.table(title, ["bad clients send", *STRATEGIES], rows, note)
 
@@ -93,7 +97,7 @@ def _error(name: str, told: Answers, good: Answers, shapes: Shapes, bad: int, on
                 return "skipped"
             found = chosen.combine(verdict.updates, verdict.samples)
         else:
-            found = _combined(chosen, told)
+            found = _combined(chosen, {client: answer for client, answer in told.items() if unfit(answer, shapes) is None})
     except Exception as error:  # noqa: BLE001
         return f"crash ({type(error).__name__})"
     off = norm(difference(found, reference)) / norm(reference)
