@@ -93,11 +93,13 @@ def _error(name: str, told: Answers, good: Answers, shapes: Shapes, bad: int, on
     try:
         if on:
             verdict = validate(told, shapes, Limits())
-            if len(verdict.updates) < chosen.least:
-                return "skipped"
-            found = chosen.combine(verdict.updates, verdict.samples)
-        else:
-            found = _combined(chosen, {client: answer for client, answer in told.items() if unfit(answer, shapes) is None})
+            updates, samples = verdict.updates, verdict.samples
+        else:  # as a federation without the layer does
+            taken = {client: answer for client, answer in told.items() if unfit(answer, shapes) is None}
+            updates, samples = {c: dict(a.update) for c, a in taken.items()}, {c: a.samples for c, a in taken.items()}
+        if len(updates) < chosen.least:
+            return "skipped"
+        found = chosen.combine(updates, samples)
     except Exception as error:  # noqa: BLE001
         return f"crash ({type(error).__name__})"
     off = norm(difference(found, reference)) / norm(reference)

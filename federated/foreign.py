@@ -19,7 +19,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.files import write_atomically
 from trustsnn.interop.wrap import WrappedModel
 from trustsnn.keys import Key
-from trustsnn.plugins import load_object
+from trustsnn.plugins import called, load_object
 
 WEIGHTS = "model.safetensors"
 
@@ -55,11 +55,7 @@ def build(architecture: dict[str, Any], code: str | None, weights: Path | None =
     if model.spec.steps != given["steps"]:
         raise ConfigError(f"Expected {given['steps']} time steps of the module that {name} makes, got {model.spec.steps}.")
     if weights is not None:
-        try:
-            content = weights.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"Could not read the weights {weights}: {error.strerror}.") from error
-        checkpoint.load_tensors(model.module, content, weights)
+        checkpoint.load_weights(model.module, weights)
     return model
 
 
@@ -79,15 +75,11 @@ def _made(code: str, input_shape: tuple[int, ...], seed: int) -> WrappedModel:
     function = load_object(code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model = function() if not isinstance(function, nn.Module) else function
-        except Exception as error:
-            raise ConfigError(
-                f"{code} was called without arguments to make the model and raised {type(error).__name__}: {error}"
-            ) from error
+        model = function if isinstance(function, nn.Module) else called(function, code)
     if not isinstance(model, WrappedModel):
         raise ConfigError(f"Expected {code} to return trustsnn.wrap(module, time_steps=T), got {type(model).__name__}.")
     model.spec = replace(model.spec, input_shape=input_shape)
+    model.eval()
     with torch.no_grad():
-        model.eval()(torch.zeros(2, *input_shape))
+        model(torch.zeros(2, *input_shape))
     return model

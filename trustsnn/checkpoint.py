@@ -178,6 +178,15 @@ def load_network(folder: Path | str, *, key: Key | None = None) -> SpikingNetwor
     return model
 
 
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill `model` from a safetensors file; ConfigError if it cannot be read, else as `load_tensors`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"Could not read the weights {path}: {error.strerror}.") from error
+    load_tensors(model, content, path)
+
+
 def load_tensors(model: nn.Module, content: bytes, path: Path) -> None:
     """Fill `model` from the bytes of a safetensors file, strictly: same names, shapes and dtypes.
 

@@ -37,6 +37,16 @@ def load_object(target: str) -> Any:
         raise ConfigError(f"Importing {module!r} for {target!r} failed with {type(error).__name__}: {error}") from error
 
 
+def called(function: Any, target: str) -> Any:
+    """What the function at `target` returns without arguments; ConfigError with what it raised."""
+    try:
+        return function()
+    except Exception as error:
+        raise ConfigError(
+            f"{target} was called without arguments to make the model and raised {type(error).__name__}: {error}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Names of one kind. Third parties add theirs, named "package/name", through the entry-point group `group`."""

@@ -25,7 +25,7 @@ from trustsnn.errors import ConfigError, RunError
 from trustsnn.federated.arrays import load_arrays
 from trustsnn.federated.client import Site, network
 from trustsnn.federated.config import FederatedConfig
-from trustsnn.federated.rounds import read
+from trustsnn.federated.rounds import STATE, read
 from trustsnn.federated.view import as_read, looks_random, seen_by_server
 from trustsnn.files import write_text
 from trustsnn.keys import Key
@@ -220,13 +220,12 @@ def _observed(run: Path, site: Site, plan: Plan, told: Callable[[str], None], ke
     the gradient of a few samples. Each image found counts by the sample of the client that it is most like; beside it stands what the
     mean image of the test split reaches, which needs no update."""
     found, config = [], site.config
+    shapes = {name: each.shape for name, each in read(run / "rounds" / STATE, key)[0].items()}
     for path in sorted((run / "rounds").glob("seen-*.safetensors"))[: plan.images]:
         sent, said = read(path, key)
         client, round_ = int(said["client"]), int(said["round"])
         model = _model(site, run / "rounds" / f"global-{round_ - 1:05d}.safetensors", key)
-        update = as_read(
-            config, sent, {name: tuple(each.shape) for name, each in read(run / "rounds" / "state.safetensors", key)[0].items()}
-        )
+        update = as_read(config, sent, shapes)
         data = site.samples(client)[0]
         if update is None or data.domain != "image" or site.code:
             continue

@@ -17,7 +17,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.interop import nir
 from trustsnn.interop.wrap import WrappedModel
 from trustsnn.models.spec import ModelSpec
-from trustsnn.plugins import load_object
+from trustsnn.plugins import called, load_object
 
 
 def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
@@ -40,7 +40,7 @@ def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
                 raise ConfigError("--weights goes with package.module:callable; a checkpoint folder holds its own weights.")
             return checkpoint.load(path)
         made = load_object(text)
-        found = made if isinstance(made, nn.Module) else _call(made, text)
+        found = made if isinstance(made, nn.Module) else called(made, text)
     else:
         raise ConfigError(f"Expected a model, a checkpoint folder or package.module:callable, got {type(model).__name__}.")
     if not isinstance(found, nn.Module) or not isinstance(getattr(found, "spec", None), ModelSpec):
@@ -49,21 +49,8 @@ def resolve_model(model: Any, weights: Path | None = None) -> nn.Module:
             "Pass trustsnn.wrap(module, domain='image', time_steps=T)."
         )
     if weights is not None:
-        try:
-            content = weights.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"Could not read the weights {weights}: {error.strerror}.") from error
-        checkpoint.load_tensors(getattr(found, "module", found), content, weights)
+        checkpoint.load_weights(getattr(found, "module", found), weights)
     return found.eval()
-
-
-def _call(function: Any, text: str) -> Any:
-    try:
-        return function()
-    except Exception as error:
-        raise ConfigError(
-            f"{text} was called without arguments to make the model and raised {type(error).__name__}: {error}"
-        ) from error
 
 
 def resolve_data(data: Any, spec: ModelSpec, *, split: str = "test", root: Path | None = None, download: bool = False) -> Dataset:
