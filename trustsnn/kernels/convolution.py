@@ -21,7 +21,6 @@ from trustsnn.kernels.native import Shape, library, required
 
 # Above this share of active inputs multiplying everything out is faster (measured, benchmarks/scaling.py).
 DENSE_ABOVE = 0.65
-_WEIGHT_CHUNK = 32
 
 Method = Literal["sum", "half", "tiles", "half tiles", "few"]
 """How a convolution is computed: "sum" adds what the active inputs add; "half" (for gradients) multiplies everything out in
@@ -184,18 +183,13 @@ def _run(shape: Shape, images: Tensor, packed: Packed, bias: Tensor | None, out:
 def weight_gradient(images: Tensor, to_out: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Tensor:
     """dLoss/dweight [O, I / groups, h, w] from the active inputs of `images` alone, native kernel only."""
     images, to_out = channels_last(images), channels_last(to_out)
-    groups = geometry.groups
-    outputs, inputs = to_out.shape[1], images.shape[1] // groups
-    each = outputs // groups
-    chunks = -(-each // _WEIGHT_CHUNK)
-    gradient = torch.zeros((groups, chunks, *kernel, inputs, _WEIGHT_CHUNK))
-    shape = _shape(images, to_out, (outputs, inputs, *kernel), geometry)
-    if to_out.numel():
-        required().trustsnn_weight_gradient(
-            ctypes.byref(shape), images.data_ptr(), to_out.data_ptr(), gradient.data_ptr()
-        )  # fmt: skip
-    gradient = gradient.permute(0, 1, 5, 4, 2, 3).reshape(groups, chunks * _WEIGHT_CHUNK, inputs, *kernel)
-    return gradient[:, :each].reshape(outputs, inputs, *kernel)
+    size = (to_out.shape[1], images.shape[1] // geometry.groups, *kernel)
+    if not to_out.numel():
+        return torch.zeros(size)
+    gradient = torch.empty(size)
+    shape = _shape(images, to_out, size, geometry)
+    required().trustsnn_weight_gradient(ctypes.byref(shape), images.data_ptr(), to_out.data_ptr(), gradient.data_ptr())
+    return gradient
 
 
 def pool(images: Tensor) -> Tensor:

@@ -270,7 +270,7 @@ void trustsnn_convolve_few(const Shape *shape, const float *in, const float *wei
     PICK(convolve_few(*shape, in, weight, bias, out))
 }
 
-// `gradient` is of the packed weight, [groups][chunks of 32][kernel_h][kernel_w][inputs / groups][32].
+// `gradient` is [outputs][inputs / groups][kernel_h][kernel_w], all of it written.
 void trustsnn_weight_gradient(const Shape *shape, const float *in, const float *to_out, float *gradient) {
     PICK(weight_gradient(*shape, in, to_out, gradient))
 }

@@ -65,15 +65,14 @@ static void gather_values(const Shape &s, const Bands &bands) {
     });
 }
 
-// dLoss/dweight of a band for one input and one chunk of outputs, at HIGH x WIDE places of the kernel: neighbours, whose rows in
-// the gradient are `line` values apart, from the last to the first.
+// Adds dLoss/dweight of a band for one input and one chunk of outputs to `to`, [HIGH x WIDE][chunk], which are neighbours in the
+// kernel; their rows in the gradient are `line` values apart, from the last to the first.
 template <int HIGH, int WIDE, bool ONES>
-static inline void add_taps(const uint64_t *active, const float *values, int64_t words, const float *gradient, int64_t line, float *to,
-                            int64_t apart) {
+static inline void add_taps(const uint64_t *active, const float *values, int64_t words, const float *gradient, int64_t line, float *to) {
     const int VECTORS = WEIGHT_CHUNK / LANES, TAPS = HIGH * WIDE;
     V sums[TAPS][VECTORS];
     for (int tap = 0; tap < TAPS; tap++)
-        for (int v = 0; v < VECTORS; v++) sums[tap][v] = load(to + tap * apart + v * LANES);
+        for (int v = 0; v < VECTORS; v++) sums[tap][v] = load(to + tap * WEIGHT_CHUNK + v * LANES);
     for (int64_t word = 0; word < words; word++, gradient += 64 * WEIGHT_CHUNK)
         for (uint64_t left = active[word]; left; left &= left - 1) {
             const float *from = gradient + __builtin_ctzll(left) * WEIGHT_CHUNK;
@@ -87,7 +86,7 @@ static inline void add_taps(const uint64_t *active, const float *values, int64_t
                     }
         }
     for (int tap = 0; tap < TAPS; tap++)
-        for (int v = 0; v < VECTORS; v++) store(to + tap * apart + v * LANES, sums[tap][v]);
+        for (int v = 0; v < VECTORS; v++) store(to + tap * WEIGHT_CHUNK + v * LANES, sums[tap][v]);
 }
 
 // A chunk of the gradient of the rows of a band and of `border` rows after it, with zeros where there is none.
@@ -114,7 +113,7 @@ static void spread_gradient(const Shape &s, const Bands &bands, int64_t band, co
 
 static void weight_gradient(const Shape &s, const float *in, const float *to_out, float *gradient) {
     const int64_t inputs = s.inputs / s.groups, outputs = s.outputs / s.groups, chunks = divided(outputs, WEIGHT_CHUNK);
-    const int64_t taps = s.kernel_h * s.kernel_w, packed = taps * inputs * WEIGHT_CHUNK;
+    const int64_t taps = s.kernel_h * s.kernel_w;
     Bands bands{};
     bands.high = s.height + s.dilation_h * (s.kernel_h - 1), bands.wide = s.width + s.dilation_w * (s.kernel_w - 1);
     const int64_t border = bands.high - s.height, fit = BAND_BYTES / (bands.wide * WEIGHT_CHUNK * 4) - border;
@@ -139,7 +138,6 @@ static void weight_gradient(const Shape &s, const float *in, const float *to_out
         bands.first = first.data(), bands.value = value.data();
         gather_values(s, bands);
     }
-    std::memset(gradient, 0, s.groups * chunks * packed * sizeof(float));
     // Where in a band's gradient a place of the kernel looks, from that of the last place on.
     const int64_t line = s.dilation_h * bands.wide * WEIGHT_CHUNK, step = s.dilation_w * WEIGHT_CHUNK;
     const bool beside = s.dilation_w == 1 && s.kernel_w == 3, square = beside && s.kernel_h == 3 && LANES == 16;
@@ -147,23 +145,23 @@ static void weight_gradient(const Shape &s, const float *in, const float *to_out
     parallel(s.groups * chunks * shares, s.threads, [&](int64_t item) {
         const int64_t share = item % shares, chunk = item / shares % chunks, group = item / shares / chunks;
         const int64_t room = outputs - chunk * WEIGHT_CHUNK < WEIGHT_CHUNK ? outputs - chunk * WEIGHT_CHUNK : WEIGHT_CHUNK;
-        const int64_t apart = inputs * WEIGHT_CHUNK;
-        float *mine = gradient + (group * chunks + chunk) * packed;
+        const int64_t begin = share * inputs / shares, count = (share + 1) * inputs / shares - begin;
+        float *mine = static_cast<float *>(scratch(0, count * taps * WEIGHT_CHUNK * sizeof(float)));
+        std::memset(mine, 0, count * taps * WEIGHT_CHUNK * sizeof(float));
         float *spread = static_cast<float *>(scratch(3, (bands.rows + border) * bands.wide * WEIGHT_CHUNK * sizeof(float)));
         for (int64_t band = 0; band < bands.count; band++) {
             spread_gradient(s, bands, band, to_out + group * outputs + chunk * WEIGHT_CHUNK, room, spread);
-            for (int64_t i = share * inputs / shares; i < (share + 1) * inputs / shares; i++) {
-                const int64_t input = group * inputs + i;
-                const int64_t list = band * s.inputs + input;
+            for (int64_t i = 0; i < count; i++) {
+                const int64_t list = band * s.inputs + group * inputs + begin + i;
                 const uint64_t *here = bands.active + list * bands.words;
                 if (std::all_of(here, here + bands.words, [](uint64_t word) { return !word; })) continue;
                 // HIGH x WIDE places of the kernel from row ky and column kx on
                 const auto add = [&](auto high, auto wide, int64_t ky, int64_t kx) {
                     constexpr int HIGH = decltype(high)::value, WIDE = decltype(wide)::value;
-                    float *to = mine + i * WEIGHT_CHUNK + (ky * s.kernel_w + kx) * apart;
+                    float *to = mine + (i * taps + ky * s.kernel_w + kx) * WEIGHT_CHUNK;
                     const float *from = spread + (s.kernel_h - ky - HIGH) * line + (s.kernel_w - kx - WIDE) * step;
-                    bands.value ? add_taps<HIGH, WIDE, false>(here, bands.value + bands.first[list], bands.words, from, line, to, apart)
-                                : add_taps<HIGH, WIDE, true>(here, nullptr, bands.words, from, line, to, apart);
+                    bands.value ? add_taps<HIGH, WIDE, false>(here, bands.value + bands.first[list], bands.words, from, line, to)
+                                : add_taps<HIGH, WIDE, true>(here, nullptr, bands.words, from, line, to);
                 };
                 const std::integral_constant<int, 1> one;
                 const std::integral_constant<int, 3> three;
@@ -178,6 +176,14 @@ static void weight_gradient(const Shape &s, const float *in, const float *to_out
                 }
             }
         }
+        const int64_t together = 16;  // inputs whose values stay in the L1 cache while they are turned
+        for (int64_t i = 0; i < count; i += together)
+            for (int64_t output = 0; output < room; output++) {
+                const int64_t values = (count - i < together ? count - i : together) * taps;
+                const float *from = mine + i * taps * WEIGHT_CHUNK + output;
+                float *to = gradient + ((group * outputs + chunk * WEIGHT_CHUNK + output) * inputs + begin + i) * taps;
+                for (int64_t value = 0; value < values; value++) to[value] = from[value * WEIGHT_CHUNK];
+            }
     });
 }
 
