@@ -241,6 +241,16 @@ def test_natural_shift_and_chips_from_the_command_line(checkpoint, tmp_path):
     assert "polarity-flip" in run("list", "corruptions", cwd=tmp_path).stdout
 
 
+def test_a_profile_takes_the_place_of_a_files_attacks(checkpoint, tmp_path, here):
+    (tmp_path / "audit.yaml").write_text("samples: 20\neps: 0.1\nattacks: [{attack: fgsm}]\n")
+    for options, attacks in (([], {"fgsm"}), (["--profile", "quick"], {"fgsm", "pgd", "snn-autoattack"})):
+        out = f"r{len(options)}"
+        done = here("audit", checkpoint, "--data", "digits", "--config", "audit.yaml", *options, "--out", out, cwd=tmp_path)
+        assert done.returncode in (0, 3), done.stderr
+        threats = (json.loads(line)["cell"]["threat"] for line in (tmp_path / out / "cells.jsonl").read_text().splitlines())
+        assert {threat["attack"] for threat in threats} - {"none"} == attacks
+
+
 def test_a_failed_gate_exits_1_and_nothing_else_does(checkpoint, tmp_path):
     result = run(
         "audit", checkpoint, "--data", "digits", "--samples", "40", "--eps", "0.2", "--gate", "robust_accuracy[linf,0.2] >= 0.99",

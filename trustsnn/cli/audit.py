@@ -85,6 +85,8 @@ def audit(
         "batch_size": batch_size,
         "memory": memory,
     }
+    if profile is not None:
+        settings.pop("attacks", None)  # of the file: the profile's take their place
     settings.update({key: value for key, value in given.items() if value is not None})
     if samples is not None:
         settings["samples"] = samples or None
