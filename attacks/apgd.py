@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn.attacks.norms import ascend, per_sample, project, size, sparse_sign
-from trustsnn.attacks.restarts import Outcome, Problem, RestartedAttack
+from trustsnn.attacks.restarts import Best, Outcome, Problem, RestartedAttack
 from trustsnn.blocks import is_stochastic
 from trustsnn.errors import ConfigError
 from trustsnn.rng import Draws
@@ -97,14 +97,13 @@ class APGD(RestartedAttack):
         return [torch.stack([y, target], 1) for target in others.unbind(1)[: self.targets] for _ in range(self.restarts)]
 
     def _search(self, model: nn.Module, problem: Problem) -> Outcome:
-        found = problem.x.clone()
-        score = torch.full((len(found),), -torch.inf, dtype=torch.float64, device=found.device)
+        best = Best(problem.x)
 
         def leave(state: _State, logits: Tensor) -> _State:
             if not problem.stops:
                 return state
             fooled = logits.argmax(1) != state.y
-            found[state.rows[fooled]], score[state.rows[fooled]] = state.at[fooled], torch.inf
+            best.take(state.rows[fooled], state.at[fooled])
             return state.where(~fooled)
 
         at = edge_start(problem.x, self.eps, self.norm, problem.draws)
@@ -124,10 +123,10 @@ class APGD(RestartedAttack):
             moved = self._moved(state, 0.75 if k > 1 else 1.0)
             if k == 1 and not is_stochastic(model):  # the first step has no momentum: who rests now would rest for ever
                 still = (moved == state.at).flatten(1).all(1)
-                found[state.rows[still]], score[state.rows[still]] = state.at[still], state.loss[still]
+                best.take(state.rows[still], state.at[still], state.loss[still])
                 state, moved = state.where(~still), moved[~still]
             if len(state.rows) == 0:
-                return Outcome(found, score, zero, bad)
+                return Outcome(best, zero, bad)
             here = problem.draws.select(state.rows.tolist()).child("step", k)
             logits, loss, gradient = self._evaluated(model, moved, state.goal, here)
             state = leave(_stepped(state, moved, loss, gradient.nan_to_num(0.0, 0.0, 0.0)), logits)
@@ -135,8 +134,8 @@ class APGD(RestartedAttack):
                 state = _checked_l1(state, self.eps)
             elif k in points:
                 state = _checked(state, points[points.index(k) - 1] if k > points[0] else 0, k)
-        found[state.rows], score[state.rows] = state.best_at, state.best
-        return Outcome(found, score, zero, bad)
+        best.take(state.rows, state.best_at, state.best)
+        return Outcome(best, zero, bad)
 
     def _evaluated(self, model: nn.Module, at: Tensor, goal: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         logits, loss, gradient = self.gradient(model, at, goal, draws)

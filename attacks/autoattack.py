@@ -105,7 +105,6 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
     ),
     "full": (
         _apgd("wide atan", 20),
-        _apgd("ASSG", 30),
         _apgd("ASSG", 100),
         _apgd("own", 100),
         *(_apgd(name, 50) for name in _ESTIMATORS if name not in ("own", "ASSG")),
@@ -128,12 +127,10 @@ surrogates are a sample of METHODS' sweep, not all of it."""
 @dataclass(frozen=True)
 class EnsembleResult(AttackResult):
     """As `AttackResult`, with the members that ran, and for each sample which of them broke it: its place in `members`, -1 where
-    none did and -2 where the sample was misclassified to begin with. `seconds`: processor time at the end of each member that
-    ran, from the start."""
+    none did and -2 where the sample was misclassified to begin with."""
 
     members: tuple[Member, ...] = ()
     broken_by: Tensor | None = None
-    seconds: tuple[float, ...] = ()
 
     def names(self) -> list[str | None]:
         """For each sample the label of the member that broke it."""
@@ -180,13 +177,14 @@ class SNNAutoAttack(Attack):
         return repeats * gradients, repeats * forwards
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> EnsembleResult:
-        begun, seconds = time.process_time(), []
+        begun = time.process_time()
         members = self.members(model)
         found = x.clone()
         broken_by = torch.full_like(y, -1)
         logits, _ = self.losses(model, x, y, draws.child("judge"))
         best = margin(logits, y).double()
         broken_by[logits.argmax(1) != y] = -2
+        fell = torch.where(broken_by == -2, 0.0, torch.inf).double()
         zero, bad = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
         for place, member in enumerate(members):
             rows = (broken_by == -1).nonzero().squeeze(1)
@@ -196,6 +194,7 @@ class SNNAutoAttack(Attack):
             attack = member.make(eps=self.eps, norm=self.norm, eot=self.eot, estimator=through, seed=self.seed)
             target = ann_twin(model) if member.kind == "transfer" else model
             ids = tuple(draws.ids[row] for row in rows.tolist())
+            started = time.process_time() - begun
             result = attack.run(target, x[rows], y[rows], [f"{member.label}\x1f{each}" for each in ids])
             if member.kind == "white-box":
                 zero[rows] &= result.zero_gradient
@@ -207,9 +206,10 @@ class SNNAutoAttack(Attack):
             kept = fooled | (value > best[rows])
             found[rows[kept]], best[rows[kept]] = result.adversarial[kept], value[kept]
             broken_by[rows[fooled]] = place
-            seconds.append(time.process_time() - begun)
+            told = result.fell if result.fell is not None else torch.full_like(best[rows], torch.inf)
+            fell[rows[fooled]] = (started + told[fooled]).clamp_max(time.process_time() - begun)
         zero &= broken_by != -2
-        return EnsembleResult(found, zero, bad, None, members, broken_by, tuple(seconds))
+        return EnsembleResult(found, zero, bad, None, fell, members, broken_by)
 
 
 def _norms(member: Member) -> tuple[str, ...]:

@@ -25,13 +25,15 @@ from trustsnn.rng import Draws
 class AttackResult:
     """Adversarial samples [B, ...] in [0, 1], and what was seen of the gradient at the attack's first step, per sample.
 
-    `queries` [B], where an attack counts them: forward passes that the sample took part in.
+    `queries` [B], where an attack counts them: forward passes that the sample took part in. `fell` [B], where it tells: processor
+    seconds from its start until the sample was misclassified and done, infinity where it never was.
     """
 
     adversarial: Tensor
     zero_gradient: Tensor
     nonfinite_gradient: Tensor
     queries: Tensor | None = None
+    fell: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trustsnn.attacks.norms import ascend, project, random_start
-from trustsnn.attacks.restarts import Outcome, Problem, RestartedAttack
+from trustsnn.attacks.restarts import Best, Outcome, Problem, RestartedAttack
 from trustsnn.blocks import is_stochastic
 from trustsnn.errors import ConfigError
 
@@ -46,8 +46,7 @@ class PGD(RestartedAttack):
 
     def _search(self, model: nn.Module, problem: Problem) -> Outcome:
         x, y, goal, draws, stops = problem
-        found, rows = x.clone(), torch.arange(len(x), device=x.device)
-        score = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+        best, rows = Best(x), torch.arange(len(x), device=x.device)
         zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         bad = torch.zeros_like(zero)
         adversarial = random_start(x, self.eps, self.norm, draws) if self.random_start else x.clone()
@@ -59,7 +58,7 @@ class PGD(RestartedAttack):
                 zero, bad = (gradient == 0).flatten(1).all(1), ~torch.isfinite(gradient).flatten(1).all(1)
             if stops:
                 fooled = logits.argmax(1) != y[rows]
-                found[rows[fooled]], score[rows[fooled]] = adversarial[fooled], torch.inf
+                best.take(rows[fooled], adversarial[fooled])
                 rows, adversarial, gradient = rows[~fooled], adversarial[~fooled], gradient[~fooled]
             if len(rows) == 0:
                 break
@@ -77,8 +76,8 @@ class PGD(RestartedAttack):
             adversarial = torch.cat([adversarial, *(each for _, each in resting)])
         if len(rows) > 0:
             here = draws.select(rows.tolist()).child("rank")
-            logits, better = self.losses(model, adversarial, goal[rows], here)
+            logits, loss = self.losses(model, adversarial, goal[rows], here)
             if stops:
-                better = better.masked_fill(logits.argmax(1) != y[rows], torch.inf)
-            found[rows], score[rows] = adversarial, better
-        return Outcome(found, score, zero, bad)
+                loss = loss.masked_fill(logits.argmax(1) != y[rows], torch.inf)
+            best.take(rows, adversarial, loss)
+        return Outcome(best, zero, bad)

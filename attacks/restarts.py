@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,12 +26,26 @@ class Problem(NamedTuple):
     stops: bool
 
 
-class Outcome(NamedTuple):
-    """What one run found: points [B, ...], their scores [B] (double, the loss; infinity where the sample is done), the flags of
-    the first gradient [B], and the forward passes taken [B] where they are counted."""
+class Best:
+    """Of each sample the best point so far [B, ...], its score [B] (double, the loss; infinity where the sample is done), and the
+    processor time at which it was done [B] (double, infinity where it is not)."""
 
-    found: Tensor
-    score: Tensor
+    def __init__(self, points: Tensor) -> None:
+        self.points = points.clone()
+        self.score = torch.full((len(points),), -torch.inf, dtype=torch.float64, device=points.device)
+        self.fell = torch.full_like(self.score, torch.inf)
+
+    def take(self, rows: Tensor, points: Tensor, score: Tensor | float = torch.inf) -> None:
+        """These points of these samples; without a score they are done."""
+        self.points[rows], self.score[rows] = points, score
+        done = rows[self.score[rows] == torch.inf]
+        self.fell[done] = self.fell[done].clamp_max(time.process_time())
+
+
+class Outcome(NamedTuple):
+    """What one run found, the flags of the first gradient [B], and the forward passes taken [B] where they are counted."""
+
+    best: Best
     zero: Tensor
     bad: Tensor
     queries: Tensor | None = None
@@ -55,17 +70,17 @@ class RestartedAttack(Attack):
         return [self.goal(model, x, y, draws)] * self.restarts
 
     def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> AttackResult:
-        stops = self.early_stop and not is_stochastic(model)
-        found = x.clone()
-        best = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+        begun, stops = time.process_time(), self.early_stop and not is_stochastic(model)
+        best = Best(x)
         zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         bad, queries = torch.zeros_like(zero), torch.zeros_like(y)
         counted = False
         if stops:
-            best[predict(model, x, draws).argmax(1) != y] = torch.inf
+            wrong = (predict(model, x, draws).argmax(1) != y).nonzero().squeeze(1)
+            best.take(wrong, x[wrong])
             queries += 1
         for run, goal in enumerate(self._goals(model, x, y, draws)):
-            rows = (best < torch.inf).nonzero().squeeze(1)
+            rows = (best.score < torch.inf).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
             here = draws.child("restart", run).select(rows.tolist())
@@ -75,6 +90,7 @@ class RestartedAttack(Attack):
             if outcome.queries is not None:
                 queries[rows] += outcome.queries
                 counted = True
-            improved = outcome.score > best[rows]
-            found[rows[improved]], best[rows[improved]] = outcome.found[improved], outcome.score[improved]
-        return AttackResult(found, zero, bad, queries if counted else None)
+            improved = outcome.best.score > best.score[rows]
+            best.take(rows[improved], outcome.best.points[improved], outcome.best.score[improved])
+            best.fell[rows] = torch.minimum(best.fell[rows], outcome.best.fell)
+        return AttackResult(best.points, zero, bad, queries if counted else None, best.fell - begun)

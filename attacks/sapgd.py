@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.apgd import checkpoints, edge_start
 from trustsnn.attacks.norms import per_sample, project, size
-from trustsnn.attacks.restarts import Outcome, Problem, RestartedAttack
+from trustsnn.attacks.restarts import Best, Outcome, Problem, RestartedAttack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,7 @@ class SAPGD(RestartedAttack):
 
     def _search(self, model: nn.Module, problem: Problem) -> Outcome:
         x, y, goal, draws, stops = problem
-        found, rows = x.clone(), torch.arange(len(x), device=x.device)
-        score = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+        best, rows = Best(x), torch.arange(len(x), device=x.device)
         zero = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         bad = torch.zeros_like(zero)
         at = edge_start(x, self.eps, self.norm, draws)
@@ -42,10 +41,10 @@ class SAPGD(RestartedAttack):
                 zero, bad = (gradient == 0).flatten(1).all(1), ~torch.isfinite(gradient).flatten(1).all(1)
             if stops:
                 fooled = logits.argmax(1) != y[rows]
-                found[rows[fooled]], score[rows[fooled]] = at[fooled], torch.inf
+                best.take(rows[fooled], at[fooled])
                 rows, at, gradient, first, second = (each[~fooled] for each in (rows, at, gradient, first, second))
             if len(rows) == 0:
-                return Outcome(found, score, zero, bad)
+                return Outcome(best, zero, bad)
             absolute, square = _relative(gradient.nan_to_num(0.0, 0.0, 0.0))
             first, second = 0.5 * first + absolute, 0.8 * second + square
             move = (eta * first / (second.sqrt() + 1e-12)).clamp(-eta, eta)
@@ -55,8 +54,8 @@ class SAPGD(RestartedAttack):
         logits, loss = self.losses(model, at, goal[rows], draws.select(rows.tolist()).child("rank"))
         if stops:
             loss = loss.masked_fill(logits.argmax(1) != y[rows], torch.inf)
-        found[rows], score[rows] = at, loss
-        return Outcome(found, score, zero, bad)
+        best.take(rows, at, loss)
+        return Outcome(best, zero, bad)
 
 
 def _relative(gradient: Tensor) -> tuple[Tensor, Tensor]:

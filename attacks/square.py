@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trustsnn.attacks.base import AttackResult
 from trustsnn.attacks.norms import per_sample, project, size
-from trustsnn.attacks.restarts import Outcome, Problem, RestartedAttack
+from trustsnn.attacks.restarts import Best, Outcome, Problem, RestartedAttack
 from trustsnn.errors import ConfigError
 from trustsnn.rng import Draws
 
@@ -60,33 +60,32 @@ class Square(RestartedAttack):
     def _search(self, model: nn.Module, problem: Problem) -> Outcome:
         x, y, goal, draws, stops = problem
         start, propose, numbers = (_stripes, _patch_linf, 2) if self.norm == "linf" else (_bumps, _patch_l2, 5)
-        found = project(start(x, self.eps, draws.child("start").uniform(start_shape(x, self.norm))), x, self.eps, self.norm)
+        best = Best(project(start(x, self.eps, draws.child("start").uniform(start_shape(x, self.norm))), x, self.eps, self.norm))
         repeats = len(self._transformations(model, draws))
-        score = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
         queries = torch.zeros_like(y)
         rows, uniform = torch.arange(len(x), device=x.device), torch.empty(0)
         for query in range(self.queries):
             here = draws.select(rows.tolist())
             if query == 0:
-                trial = found
+                trial = best.points
             else:
                 place = (query - 1) % _BLOCK
                 if place == 0:
                     uniform = draws.child("patches", query).uniform((_BLOCK, numbers + x.shape[1])).to(x.device)
                 share = area_share(query - 1, self.queries, self.patch)
-                moved = propose(found[rows], x[rows], self.eps, uniform[rows, place], share)
+                moved = propose(best.points[rows], x[rows], self.eps, uniform[rows, place], share)
                 trial = project(moved, x[rows], self.eps, self.norm)
             logits, loss = self.losses(model, trial, goal[rows], here.child("query", query))
             queries[rows] += repeats
             fooled = logits.argmax(1) != y[rows] if stops else torch.zeros_like(loss, dtype=torch.bool)
-            better = fooled | (loss > score[rows])
-            found[rows[better]], score[rows[better]] = trial[better], loss[better]
-            score[rows[fooled]] = torch.inf
+            loss = loss.masked_fill(fooled, torch.inf)
+            better = loss > best.score[rows]
+            best.take(rows[better], trial[better], loss[better])
             rows = rows[~fooled]
             if len(rows) == 0:
                 break
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        return Outcome(found, score, none, none, queries)
+        return Outcome(best, none, none, queries)
 
 
 def start_shape(x: Tensor, norm: str) -> tuple[int, ...]:

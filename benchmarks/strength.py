@@ -7,7 +7,7 @@
 Every attack meets the same network on trustsnn's kernels, torchattacks through `trustsnn.attacks.adapter`; what it returns is
 projected to the ball and judged by the same forward pass. The images go by in chunks, each attacked by everyone in turn. Who fell to
 whom is kept in the file --keep, from which a killed run goes on; --minutes ends it early, with the chunks that everyone has met.
-Time is processor time. "The ensemble in that time" is the full ensemble, cut after the last member that had ended by then.
+Time is processor time. "The ensemble in that time" is the full ensemble, cut at that time.
 """
 
 from __future__ import annotations
@@ -89,9 +89,8 @@ def attacked(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, ids: list[s
     with frozen(model):
         correct = (predict(model, result.adversarial).argmax(1) == y).numpy()
     found = {"correct": correct, "processor": np.array(seconds)}
-    if isinstance(result, EnsembleResult) and result.broken_by is not None:
-        ends = np.array([*result.seconds, *[np.inf] * (len(result.members) - len(result.seconds)), 0.0, np.inf])
-        found["fell"] = ends[result.broken_by.numpy()]  # -2: wrong when clean, -1: never
+    if isinstance(result, EnsembleResult) and result.fell is not None:
+        found["fell"] = result.fell.numpy()
     return found
 
 

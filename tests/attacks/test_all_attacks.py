@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 
 import pytest
 import torch
@@ -17,11 +19,13 @@ from trustsnn.attacks import (
     PGD0,
     RFGSM,
     SAPGD,
+    Attack,
     AttackResult,
     DeepFool,
     Square,
     Transfer,
 )
+from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.bisection import Bisection
 from trustsnn.attacks.norms import size
 from trustsnn.blocks import frozen, predict
@@ -170,3 +174,42 @@ def test_bad_settings_are_refused(kind, settings_, message):
 def test_pgd0_counts_pixels():
     with pytest.raises(ConfigError, match="number of pixels"):
         PGD0(eps=1.5)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(eps=0.1), APGD(eps=0.1, steps=10), APGD(eps=0.1, steps=5, targets=2, loss="dlr"), SAPGD(eps=0.1, steps=10),
+     Square(eps=0.1, queries=60), SNNAutoAttack(eps=0.07, profile="quick")],
+    ids=lambda a: f"{a.name}-{getattr(a, 'targets', 0)}",
+)  # fmt: skip
+def test_it_tells_when_a_sample_fell(attack, digits_model, batch, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "process_time", lambda: float(next(ticks)))
+    x, y = batch
+    y = torch.cat([(y[:2] + 1) % 10, y[2:]])  # two that are wrong to begin with
+    result = attack.run(digits_model, x, y)
+    fooled = ~correct(digits_model, result.adversarial, y)
+    assert 0 < fooled.sum() < len(y)
+    assert torch.equal(result.fell.isfinite(), fooled)
+    assert (result.fell[:2] <= result.fell.min() + 1).all()
+    assert len(result.fell[fooled].unique()) > 2  # not all at the end
+
+
+def test_an_ensembles_sample_falls_while_its_member_runs(digits_model, batch, monkeypatch):
+    clock, run = [0.0], Attack.run
+
+    def later(*arguments):
+        clock[0] += 1000
+        return run(*arguments)
+
+    def tick():
+        clock[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr(Attack, "run", later)
+    monkeypatch.setattr(time, "process_time", tick)
+    result = SNNAutoAttack(eps=0.07, profile="quick").run(digits_model, *batch)
+    fell = result.broken_by >= 0
+    assert len(result.broken_by[fell].unique()) > 1
+    assert torch.equal(result.fell[fell].div(1000, rounding_mode="floor"), result.broken_by[fell].double())
+    assert result.fell[result.broken_by == -1].isinf().all()
