@@ -104,10 +104,10 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _square(500),
     ),
     "full": (
-        _apgd("wide atan", 20),
+        _apgd("wide atan", 50),
         _apgd("ASSG", 100),
         _apgd("own", 100),
-        *(_apgd(name, 50) for name in _ESTIMATORS if name not in ("own", "ASSG")),
+        *(_apgd(name, 50) for name in _ESTIMATORS if name not in ("wide atan", "ASSG", "own")),
         _sapgd("own", 100),
         _sapgd("ASSG", 100),
         _sapgd("PDSG", 100),
