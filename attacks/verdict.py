@@ -82,6 +82,24 @@ def one_step_beats_iterative(one_step: NDArray[np.bool_], iterative: NDArray[np.
     ]
 
 
+def network_beats_chip(network: NDArray[np.bool_], chip: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Finding on an attack made on a chip that breaks fewer samples there than what the same attack made on the network without
+    hardware. Both arrays say per sample whether that chip stays correct. Paired test at level 0.01."""
+    only_network, only_chip, p_value = _more_often(~network, ~chip)
+    if p_value >= LEVEL:
+        return []
+    return [
+        _finding(
+            "network-beats-chip",
+            f"Samples made on the network without hardware broke {only_network} on the chip that those made on that very chip did not, "
+            f"against {only_chip} the other way round. The chip's own gradients mislead.",
+            {"broken_by_network_only": only_network, "broken_by_chip_only": only_chip, "p_value": p_value},
+            LEVEL,
+            "Athalye 2018, section 3.1; paired test: trustsnn's own",
+        )
+    ]
+
+
 def more_steps_still_gain(fewer: NDArray[np.bool_], more: NDArray[np.bool_], steps: tuple[int, int]) -> list[dict[str, Any]]:
     """Finding where twice the steps of the same attack break more than half a point more samples, in a paired test at
     level 0.01. Both arrays say per sample whether the model stays correct; `steps` are those of the two."""

@@ -93,7 +93,7 @@ def table(report: Report, given: Namespace, name: str, model: SpikingNetwork) ->
     left_out = "".join(f" {line} does not run it: {reason}" for line, reason in refused.items())
     note = (
         "Median chip, in brackets the worst and the best of those tried. Made on a chip: the chip itself, then the median of the others; "
-        f"then the network on those samples. On a chip that draws at each use, gradients are means over {given.eot} draws. The network: "
+        f"then the network on those samples; inconclusive where the samples made on the network break that chip more. On a chip that draws at each use, gradients are means over {given.eot} draws. The network: "
         f"{_all(run)}." + left_out
     )
     report.table(name, columns, [[twin, *cells] for twin, cells in rows.items()], note, run.hardware)
@@ -120,7 +120,7 @@ def told(row: dict[str, Any]) -> str:
         parts.append(_share(row["median"]) + spread)
     if row["maker"] == "chip":
         parts.append(_share(row["network"]))
-    return "; ".join(parts)
+    return "; ".join(parts) + (" (inconclusive)" if row["status"] == "inconclusive" else "")
 
 
 def _all(run: Any) -> str:

@@ -30,8 +30,9 @@ def types(found: list[dict]) -> list[str]:
         (outcomes(100, shift=60), outcomes(105), False),  # many each way
     ],
 )
-def test_one_step_against_many(one_step, iterative, named):
+def test_what_should_be_weaker_and_is_not(one_step, iterative, named):
     assert types(verdict.one_step_beats_iterative(one_step, iterative)) == (["one-step-beats-iterative"] if named else [])
+    assert types(verdict.network_beats_chip(one_step, iterative)) == (["network-beats-chip"] if named else [])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.hardware.choose import parse, seconds
 from trustsnn.hardware.deploy import deploy
 from trustsnn.hardware.twin import Chip
+from trustsnn.neurons import STBP, SpikingNeuron, Surrogate
 from trustsnn.runners import chips
 
 TWIN = "sram:bits=4:ber=0.02"
@@ -85,6 +86,25 @@ def test_samples_that_were_lost_are_made_again(digits_model, tmp_path):
     assert np.load(made).shape == (30, 1, 8, 8)
     made.write_bytes(b"torn")
     assert trustsnn.audit(digits_model, "digits", out=tmp_path / "a", **SETTINGS).hardware == first.hardware
+
+
+def test_a_chip_that_hides_its_gradient_is_named(digits_model, tmp_path, monkeypatch):
+    settings = {**SETTINGS, "samples": 60, "chips": 2, "twins": ["sram:bits=8:ber=0"]}
+    honest = trustsnn.audit(digits_model, "digits", out=tmp_path / "honest", **settings)
+    assert [row["status"] for row in honest.hardware] == ["ok"] * 3
+
+    def hidden(network, twins, chip):
+        found = deploy(network, twins, chip)
+        for module in found.modules():
+            if isinstance(module, SpikingNeuron):
+                module.estimator = STBP(Surrogate("atan", 0.002))
+        return found
+
+    monkeypatch.setattr(chips, "deploy", hidden)
+    run = trustsnn.audit(digits_model, "digits", out=tmp_path / "hidden", **settings)
+    assert [row["status"] for row in run.hardware] == ["ok", "ok", "inconclusive"]
+    assert run.hardware[2]["maker_accuracy"]["value"] > run.hardware[1]["median"]["value"]
+    assert "network-beats-chip" in {finding["type"] for finding in run.findings}
 
 
 def test_corruptions_run_on_chips_and_other_samples_do_not(digits_model, tmp_path):

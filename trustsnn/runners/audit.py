@@ -89,7 +89,7 @@ def _run_cells(job: Job) -> None:
         if planned.key in done:
             continue
         if isinstance(planned.attack, SNNAutoAttack | Bisection) and not told:
-            left = [p.attack for p in job.plan if p.key not in done and p.of is None]
+            left = [p.attack for p in job.plan if p.key not in done and p.attacks]
             x, y = (torch.from_numpy(values) for values in job.data.batch(range(min(BLOCK, len(job.data)))))
             for line in cost.predicted(left, job.model, x, y, len(job.data)):
                 job.reporter.line(line)

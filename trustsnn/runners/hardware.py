@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from trustsnn.attacks.verdict import nonfinite_gradients, zero_gradients
+from trustsnn.attacks.verdict import network_beats_chip, nonfinite_gradients, zero_gradients
 from trustsnn.hardware.batched import predict_chips
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.rng import Draws
@@ -22,9 +23,14 @@ from trustsnn.runners.shift import corrupted_batch
 def on_chips(job: Job, planned: PlannedCell, chips: Chips) -> dict[str, Any]:
     """The record of a cell on chips: how many samples each chip classifies correctly, and how many the network does."""
     assert isinstance(job.model, SpikingNetwork)
-    x, reasons = _samples(job, planned, chips.chip(job.model, 0) if chips.maker == "chip" else job.model)
-    right = [count for some in chips.groups(job.model) for count in _correct(job, some, x)]
-    found = {"correct": right, "network": _correct(job, [job.model], x)[0], "count": len(job.data)}
+    maker = chips.chip(job.model, 0) if chips.maker == "chip" else job.model
+    x, reasons = _samples(job, planned, maker)
+    right = np.concatenate([_correct(job, some, x) for some in chips.groups(job.model)])
+    if chips.maker == "chip" and planned.of is not None and (kept := job.run.kept(planned.of)) is not None:
+        transferred = _correct(job, [maker], torch.from_numpy(kept))[0]
+        reasons = [*reasons, *network_beats_chip(transferred, right[0])]
+    network = int(_correct(job, [job.model], x).sum())
+    found = {"correct": right.sum(1).tolist(), "network": network, "count": len(job.data)}
     return {**record(planned, "inconclusive" if reasons else "ok", reasons, None, [], {}), "chips": found}
 
 
@@ -33,7 +39,7 @@ def _samples(job: Job, planned: PlannedCell, on: SpikingNetwork) -> tuple[Tensor
     if planned.attack is None:
         shift = planned.shift if isinstance(planned.shift, Corruption) else None
         return torch.cat([x if shift is None else corrupted_batch(job, shift, x, ids) for x, _, ids in _batches(job)]), []
-    if planned.of is not None and (kept := job.run.kept(planned.of)) is not None:
+    if not planned.attacks and planned.of is not None and (kept := job.run.kept(planned.of)) is not None:
         return torch.from_numpy(kept), []
     made = []
     for x, y, ids in _batches(job):
@@ -53,7 +59,8 @@ def _batches(job: Job) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         yield x, y, tuple(job.data.ids[i] for i in rows)
 
 
-def _correct(job: Job, models: Sequence[SpikingNetwork], x: Tensor) -> list[int]:
-    """How many of the samples `x` each of the models classifies correctly."""
+def _correct(job: Job, models: Sequence[SpikingNetwork], x: Tensor) -> NDArray[np.bool_]:
+    """Which of the samples `x` each of the models classifies correctly, [models, N]."""
     logits = predict_chips(models, x, Draws(job.config.seed, "predict", tuple(job.data.ids)))
-    return (logits.argmax(2) == torch.tensor(job.data.labels)).sum(1).tolist()
+    correct: NDArray[np.bool_] = (logits.argmax(2) == torch.tensor(job.data.labels)).numpy()
+    return correct

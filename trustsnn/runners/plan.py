@@ -73,7 +73,14 @@ class PlannedCell:
     attack: AnyAttack | None = None
     shift: Corruption | Outside | None = None
     chips: Chips | None = None
-    of: str | None = None  # the key of the cell whose adversarial samples these are
+    of: str | None = (
+        None  # on chips: the key of the cell without them, whose adversarial samples these are if made on the network
+    )
+
+    @property
+    def attacks(self) -> bool:
+        """Whether an attack is to be run for it."""
+        return self.attack is not None and (self.chips is None or self.chips.maker == "chip")
 
 
 def make_plan(
@@ -141,7 +148,7 @@ def _on_chips(
                 "threat": attack.describe() if attack is not None else each.cell["threat"],
             }
             label = f"{each.label}{f' made on the {maker}' if maker else ''}, {chips.line}"
-            of = each.key if maker == "network" else None
+            of = each.key if maker else None
             found.append(PlannedCell(cell_key(cell), cell, label, attack, each.shift, made, of))
     return found
 
