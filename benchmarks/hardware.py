@@ -93,8 +93,8 @@ def table(report: Report, given: Namespace, name: str, model: SpikingNetwork) ->
     left_out = "".join(f" {line} does not run it: {reason}" for line, reason in refused.items())
     note = (
         "Median chip, in brackets the worst and the best of those tried. Made on a chip: the chip itself, then the median of the others; "
-        f"then the network on those samples; inconclusive where the samples made on the network break that chip more. On a chip that draws at each use, gradients are means over {given.eot} draws. The network: "
-        f"{_all(run)}." + left_out
+        "then the network on those samples; inconclusive where what was made on the network breaks more of that chip. On a chip that "
+        f"draws at each use, gradients are means over {given.eot} draws. The network: {_all(run)}." + left_out
     )
     report.table(name, columns, [[twin, *cells] for twin, cells in rows.items()], note, run.hardware)
 
