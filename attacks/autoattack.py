@@ -145,10 +145,12 @@ class SNNAutoAttack(Attack):
     Nothing is to be tuned: members, steps and losses belong to the profile ("quick", "standard" or "full"). Members whose
     estimator the model's neurons refuse, or that need a `SpikingNetwork` for its ANN twin, are left out. On a stochastic model a sample
     counts as broken when the mean of its logits over `eot` draws is wrong. A sample that nothing breaks is given back at the
-    point of its smallest margin.
+    point of its smallest margin. Without `early_stop` every member goes on with every sample, which then has the point of its largest
+    margin, as samples for other models should.
     """
 
     profile: str = "standard"
+    early_stop: bool = True
 
     name: ClassVar[str] = "snn-autoattack"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
@@ -187,11 +189,12 @@ class SNNAutoAttack(Attack):
         fell = torch.where(broken_by == -2, 0.0, torch.inf).double()
         zero, bad = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y, dtype=torch.bool)
         for place, member in enumerate(members):
-            rows = (broken_by == -1).nonzero().squeeze(1)
+            rows = (broken_by == -1 if self.early_stop else broken_by != -2).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
             through = estimator(**member.through) if member.through else None
-            attack = member.make(eps=self.eps, norm=self.norm, eot=self.eot, estimator=through, seed=self.seed)
+            onward = {} if self.early_stop else {"early_stop": False}
+            attack = member.make(eps=self.eps, norm=self.norm, eot=self.eot, estimator=through, seed=self.seed, **onward)
             target = ann_twin(model) if member.kind == "transfer" else model
             ids = tuple(draws.ids[row] for row in rows.tolist())
             started = time.process_time() - begun
@@ -203,8 +206,9 @@ class SNNAutoAttack(Attack):
             logits, _ = self.losses(model, result.adversarial, y[rows], here)
             value = margin(logits, y[rows]).double()
             fooled = logits.argmax(1) != y[rows]
-            kept = fooled | (value > best[rows])
+            kept = (fooled & (broken_by[rows] == -1)) | (value > best[rows])
             found[rows[kept]], best[rows[kept]] = result.adversarial[kept], value[kept]
+            fooled &= broken_by[rows] == -1
             broken_by[rows[fooled]] = place
             told = result.fell if result.fell is not None else torch.full_like(best[rows], torch.inf)
             fell[rows[fooled]] = (started + told[fooled]).clamp_max(time.process_time() - begun)

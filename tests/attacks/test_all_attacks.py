@@ -27,6 +27,7 @@ from trustsnn.attacks import (
 )
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.bisection import Bisection
+from trustsnn.attacks.losses import margin
 from trustsnn.attacks.norms import size
 from trustsnn.blocks import frozen, predict
 from trustsnn.errors import ConfigError
@@ -213,3 +214,17 @@ def test_an_ensembles_sample_falls_while_its_member_runs(digits_model, batch, mo
     assert len(result.broken_by[fell].unique()) > 1
     assert torch.equal(result.fell[fell].div(1000, rounding_mode="floor"), result.broken_by[fell].double())
     assert result.fell[result.broken_by == -1].isinf().all()
+
+
+def test_an_ensemble_that_goes_on_breaks_the_same_samples_further(digits_model, batch):
+    x, y = batch
+    stopped, onward = (
+        SNNAutoAttack(eps=0.07, profile="quick", early_stop=stops).run(digits_model, x, y) for stops in (True, False)
+    )
+    stands, also = (correct(digits_model, each.adversarial, y) for each in (stopped, onward))
+    assert 0 < stands.sum() < len(y)
+    assert not (also & ~stands).any()
+    with frozen(digits_model):
+        first, second = (margin(predict(digits_model, each.adversarial), y) for each in (stopped, onward))
+    assert (second >= first).all()
+    assert second[~stands].mean() > 2 * first[~stands].mean()

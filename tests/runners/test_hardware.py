@@ -32,7 +32,7 @@ def test_an_audit_on_chips_is_what_each_chip_does(digits_model, digits_test, tmp
     data = digits_test.take(30, 0)
     x, y = map(torch.from_numpy, data.batch(range(30)))
     specimens = [deploy(digits_model, parse(TWIN), Chip(number)) for number in range(7)]
-    attack = PGD(eps=0.15, steps=5)
+    attack = PGD(eps=0.15, steps=5, early_stop=False)
     on_network, on_chip = (attack.run(each, x, y, data.ids).adversarial for each in (digits_model, specimens[0]))
     clean, transferred, back = run.hardware
     assert [row["maker"] for row in run.hardware] == [None, "network", "chip"]

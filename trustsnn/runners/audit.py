@@ -21,7 +21,7 @@ from trustsnn.runners import cost, evaluate, hardware, shift
 from trustsnn.runners.config import make_config
 from trustsnn.runners.environment import environment
 from trustsnn.runners.measure import Job, record
-from trustsnn.runners.plan import Corruption, Outside, PlannedCell, balls, make_plan
+from trustsnn.runners.plan import Corruption, Outside, PlannedCell, attacks_to_run, balls, make_plan
 from trustsnn.runners.progress import Reporter
 from trustsnn.runners.records import RunFolder, run_head
 from trustsnn.runners.resolve import first_batch, fit, resolve_data, resolve_model
@@ -89,7 +89,7 @@ def _run_cells(job: Job) -> None:
         if planned.key in done:
             continue
         if isinstance(planned.attack, SNNAutoAttack | Bisection) and not told:
-            left = [p.attack for p in job.plan if p.key not in done and p.attacks]
+            left = attacks_to_run(p for p in job.plan if p.key not in done)
             x, y = (torch.from_numpy(values) for values in job.data.batch(range(min(BLOCK, len(job.data)))))
             for line in cost.predicted(left, job.model, x, y, len(job.data)):
                 job.reporter.line(line)

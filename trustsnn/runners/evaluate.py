@@ -41,8 +41,8 @@ def clean(job: Job, planned: PlannedCell) -> Evaluated:
 class _Attacked:
     """An attack on a data set, batch by batch, and what was seen of it."""
 
-    def __init__(self, job: Job, attack: AnyAttack) -> None:
-        self.job, self.attack = job, attack
+    def __init__(self, job: Job, attack: AnyAttack, keeps: bool) -> None:
+        self.job, self.attack, self.keeps = job, attack, keeps
         self.zero, self.bad = (np.zeros(len(job.data), dtype=bool) for _ in range(2))
         self.members: list[list[dict[str, Any]]] = []
         self.broken_by: list[str | None] = []
@@ -60,7 +60,7 @@ class _Attacked:
         sizes = (event_size if isinstance(self.attack, EventAttack) else size)(delta, self.attack.norm)
         self.largest = max(self.largest, float(sizes.max()))
         self.whole &= torch.equal(changed, changed.round())
-        if self.job.on_hardware:
+        if self.keeps:
             self.made.append(changed)
         return changed
 
@@ -77,7 +77,7 @@ class _Attacked:
 def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
     """The evaluation under an attack, with the findings that it and the cells before it in the plan give reason for."""
     without = job.run.samples(job.plan[0].key)
-    seen = _Attacked(job, attack)
+    seen = _Attacked(job, attack, any(other.of == planned.key for other in job.plan))
     measured = measure(job, seen, shown(without).tolist())
     if seen.made:
         job.run.keep(planned.key, torch.cat(seen.made).numpy())

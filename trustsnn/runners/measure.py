@@ -47,11 +47,6 @@ class Job:
         return min(self.config.batch_size, max(1, getattr(self.model, "affordable", sys.maxsize) // 2))
 
     @property
-    def on_hardware(self) -> bool:
-        """Whether cells on chips follow, which take over what attacks make of the samples."""
-        return any(planned.chips is not None for planned in self.plan)
-
-    @property
     def events(self) -> bool:
         """Whether the samples are event frames."""
         return self.data.domain != "image"

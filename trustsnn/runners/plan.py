@@ -73,14 +73,18 @@ class PlannedCell:
     attack: AnyAttack | None = None
     shift: Corruption | Outside | None = None
     chips: Chips | None = None
-    of: str | None = (
-        None  # on chips: the key of the cell without them, whose adversarial samples these are if made on the network
-    )
+    of: str | None = None  # on chips: the key of the cell with the same attack on the network
 
-    @property
-    def attacks(self) -> bool:
-        """Whether an attack is to be run for it."""
-        return self.attack is not None and (self.chips is None or self.chips.maker == "chip")
+
+def attacks_to_run(plan: Iterable[PlannedCell]) -> list[AnyAttack]:
+    """The attacks of these cells, each as often as it runs: what one makes on the network serves all kinds of chips."""
+    made, found = set[str | None](), []
+    for each in plan:
+        on_network = each.chips is not None and each.chips.maker == "network"
+        if each.attack is not None and not (on_network and each.of in made):
+            found.append(each.attack)
+        made.add(each.of if on_network else each.key)
+    return found
 
 
 def make_plan(
@@ -125,8 +129,9 @@ def _on_chips(
 ) -> list[PlannedCell]:
     """For chips of one kind: the clean cell, each attack's samples made on the network and made on a chip, and each corruption.
 
-    The attack on a chip is the same one, with the expectation over its draws where a chip draws and the network does not: as many as
-    the profile says, but for the cells `own_eot`, whose settings say it.
+    The attack is the same one, but goes on where a sample is misclassified already: a sample that stops just past the border of the
+    one that it was made on says little about the others. On a chip it has the expectation over its draws where a chip draws and the network
+    does not: as many as the profile says, but for the cells `own_eot`, whose settings say it.
     """
     if not isinstance(model, SpikingNetwork):
         raise ConfigError(f"--twin runs networks of trustsnn's own layers, got {type(model).__name__}. Leave it out.")
@@ -136,8 +141,10 @@ def _on_chips(
         if isinstance(each.shift, Outside):
             continue
         makers: tuple[Maker | None, ...] = ("network", "chip") if each.attack is not None else (None,)
+        onward = replace(each.attack, early_stop=False) if hasattr(each.attack, "early_stop") else each.attack
+        of = cell_key({**each.cell, "threat": onward.describe()}) if onward is not None else None
         for maker in makers:
-            attack = each.attack
+            attack = onward
             averages = attack is not None and any(field.name == "eot" for field in dataclasses.fields(attack))
             if averages and maker == "chip" and draws and each.key not in own_eot:
                 attack = replace(attack, eot=PROFILES[config.profile].eot)  # type: ignore[type-var]
@@ -148,7 +155,6 @@ def _on_chips(
                 "threat": attack.describe() if attack is not None else each.cell["threat"],
             }
             label = f"{each.label}{f' made on the {maker}' if maker else ''}, {chips.line}"
-            of = each.key if maker else None
             found.append(PlannedCell(cell_key(cell), cell, label, attack, each.shift, made, of))
     return found
 
