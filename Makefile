@@ -109,8 +109,8 @@ results-hardening: $(BENCH)/.installed
 
 # Hours on two cores; goes on where a killed one stopped.
 results-hardware: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --json docs/results/data/hardware/twins-mnist.json
-	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --channels 0.5 --samples 250 \
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --samples 250 --json docs/results/data/hardware/twins-mnist.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --channels 0.5 --samples 100 \
 		--json docs/results/data/hardware/twins-cifar10.json
 	for name in chips integrity energy peer_models; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/hardware/$$name.json || exit 1; \
