@@ -33,21 +33,29 @@ def is_stochastic(model: nn.Module) -> bool:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside: eval mode and no parameter needs a gradient. After: every module and parameter as it was. A model with a
-    `fixed` context of its own (see `SpikingNetwork.fixed`) is in it."""
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Inside: eval mode. After: every module in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
-    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
-        for parameter, _ in needs:
-            parameter.requires_grad_(False)
-        fixed: Any = getattr(model, "fixed", nullcontext)
-        with fixed():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside: eval mode and no parameter needs a gradient. After: every module and parameter as it was. A model with a
+    `fixed` context of its own (see `SpikingNetwork.fixed`) is in it."""
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    fixed: Any = getattr(model, "fixed", nullcontext)
+    try:
+        for parameter, _ in needs:
+            parameter.requires_grad_(False)
+        with evaluated(model), fixed():
+            yield
+    finally:
         for parameter, need in needs:
             parameter.requires_grad_(need)
 

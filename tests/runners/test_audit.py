@@ -59,6 +59,20 @@ def test_figures_do_not_depend_on_batch_size_or_order(kind, digits_model, poisso
     assert 0 < whole.robust_accuracy["linf", 0.1].value < whole.clean_accuracy
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_model_is_left_in_the_mode_that_it_was_in(wrong, digits_model, digits_test):
+    model = copy.deepcopy(digits_model).train()
+    model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    settings = {"eps": [0.1], "samples": 10, "attacks": [], "quiet": True}
+    if wrong:
+        with pytest.raises(ConfigError):
+            trustsnn.audit(model, digits_test, gates=["nothing >= 1"], **settings)
+    else:
+        assert trustsnn.audit(model, digits_test, **settings).clean_accuracy.value > 0.8
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_memory_bounds_the_samples_that_are_attacked_together(digits_model, digits_test, tmp_path, files, monkeypatch):
     settings = {"eps": [0.1], "quiet": True, "samples": 30, "attacks": [{"attack": "pgd", "settings": {"steps": 2}}]}
     trustsnn.audit(digits_model, digits_test, out=tmp_path / "free", **settings)

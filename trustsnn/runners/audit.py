@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from trustsnn import reports
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.bisection import Bisection
-from trustsnn.blocks import BLOCK
+from trustsnn.blocks import BLOCK, evaluated
 from trustsnn.checkpoint import model_hash
 from trustsnn.errors import RunError, TrustSNNError
 from trustsnn.models.network import SpikingNetwork
@@ -43,7 +45,7 @@ def audit(
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
-    """Audit a model and write a run folder with its report.
+    """Audit a model and write a run folder with its report. The model is left in the mode that it was in.
 
     Args:
         model: a module with a spec (bundled, or from `trustsnn.wrap`), a checkpoint folder, or "package.module:callable".
@@ -57,28 +59,29 @@ def audit(
         ConfigError, DataError, ModelContractError, RunError, UnsafeArtifactError: with what was expected and how to mend it.
     """
     config = make_config({"profile": profile, **settings})
-    found = resolve_model(model, weights)
-    if isinstance(found, SpikingNetwork):
-        found.memory = config.memory
-    dataset = resolve_data(data, found.spec, split=split, root=data_root, download=download)  # type: ignore[arg-type]
-    spec = fit(found, dataset)
-    dataset = dataset.take(config.samples or len(dataset), config.seed)
-    gates = [gates_of.parse(text) for text in config.gates]
-    subject = {"model": model_hash(found, first_batch(dataset)), "data": dataset.samples_sha256}
-    shift.check_corruptions(config, spec, dataset)
-    outside = shift.resolve_outside(config, spec, dataset, split=split, root=data_root, download=download)
-    plan = make_plan(found, subject, config, outside)
-    gates_of.check_planned(gates, balls(plan), corruptions=bool(config.corruptions))
-    head = run_head(
-        config_record(config, spec.domain, command), model_record(found, spec, subject["model"]), data_record(dataset), environment(),
-        [gate.text for gate in gates], [planned.cell for planned in plan],
-    )  # fmt: skip
-    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="trustsnn-"))
-    with RunFolder.open(folder, head) as run, Reporter(quiet) as reporter:
-        _run_cells(Job(run, plan, found, dataset, config, reporter))
-        run.merge()
-        reports.write(folder)
-    return Run(folder, reports.summarise(folder))
+    with evaluated(model) if isinstance(model, nn.Module) else nullcontext():
+        found = resolve_model(model, weights)
+        if isinstance(found, SpikingNetwork):
+            found.memory = config.memory
+        dataset = resolve_data(data, found.spec, split=split, root=data_root, download=download)  # type: ignore[arg-type]
+        spec = fit(found, dataset)
+        dataset = dataset.take(config.samples or len(dataset), config.seed)
+        gates = [gates_of.parse(text) for text in config.gates]
+        subject = {"model": model_hash(found, first_batch(dataset)), "data": dataset.samples_sha256}
+        shift.check_corruptions(config, spec, dataset)
+        outside = shift.resolve_outside(config, spec, dataset, split=split, root=data_root, download=download)
+        plan = make_plan(found, subject, config, outside)
+        gates_of.check_planned(gates, balls(plan), corruptions=bool(config.corruptions))
+        head = run_head(
+            config_record(config, spec.domain, command), model_record(found, spec, subject["model"]), data_record(dataset), environment(),
+            [gate.text for gate in gates], [planned.cell for planned in plan],
+        )  # fmt: skip
+        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="trustsnn-"))
+        with RunFolder.open(folder, head) as run, Reporter(quiet) as reporter:
+            _run_cells(Job(run, plan, found, dataset, config, reporter))
+            run.merge()
+            reports.write(folder)
+        return Run(folder, reports.summarise(folder))
 
 
 def _run_cells(job: Job) -> None:
