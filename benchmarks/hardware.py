@@ -1,7 +1,7 @@
 """A network on all twins of hardware: without an attack, and under attacks made on the network and on a chip.
 
     python benchmarks/hardware.py
-    python benchmarks/hardware.py --data cifar10 --channels 0.5 --samples 250
+    python benchmarks/hardware.py --data cifar10 --channels 0.5 --samples 100
 
 Each network is audited once (`trustsnn audit --twin ...`) into a run folder under --keep, so that a killed run goes on. `noise` is the
 same network trained from the start with noise on its weights (the recipe of `trustsnn harden --with noise`), otherwise as the other.
