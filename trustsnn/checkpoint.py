@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from trustsnn import sealed
 from trustsnn.canonical import canonical_json, sha256_file, sha256_of
@@ -85,7 +86,16 @@ def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | Non
     sealed in memory and no plain byte of them is written.
 
     Each file is written to a temporary one, synced and renamed, the manifest last.
+
+    Raises:
+        ConfigError: no bundled model, or one whose weights are made from others, as inside `masked` and `GradR.applied`.
     """
+    made = [name for name, module in model.named_modules() if is_parametrized(module)]
+    if made:
+        raise ConfigError(
+            f"Expected plain weights, got a layer whose weight is made from another tensor ({made[0]}). Save the model outside `masked` or "
+            "GradR.applied, or remove the parametrization."
+        )
     architecture: Any = getattr(model, "architecture", None)
     if not isinstance(architecture, dict) or architecture.get("name") not in {*MODELS, *BUILDERS}:
         raise ConfigError(f"Expected a bundled trustsnn model, got {type(model).__name__}: save your own module's weights.")

@@ -110,6 +110,14 @@ def test_magnitude_brings_no_zero_back():
     assert all(torch.equal(mask, synaptic_layers(model)[name].weight != 0) for name, mask in masks.items())
 
 
+def test_a_masked_model_is_saved_outside_alone(tmp_path):
+    model = network()
+    with masked(model, random_masks(model, 0.5)), pytest.raises(ConfigError, match="outside `masked`"):
+        trustsnn.save(model, tmp_path / "inside")
+    assert not (tmp_path / "inside").exists()
+    assert gone(trustsnn.load(trustsnn.save(model, tmp_path / "outside"))) == gone(model)
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name in ("mlp", "conv") or name.endswith("-small")])
 def test_every_family_can_be_masked(name):
     model = build(name, input_shape=(3, 16, 16), classes=10, steps=2)

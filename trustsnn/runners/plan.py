@@ -141,7 +141,9 @@ def _on_chips(
         if isinstance(each.shift, Outside):
             continue
         makers: tuple[Maker | None, ...] = ("network", "chip") if each.attack is not None else (None,)
-        onward = replace(each.attack, early_stop=False) if hasattr(each.attack, "early_stop") else each.attack
+        onward = each.attack
+        if onward is not None and hasattr(onward, "early_stop"):
+            onward = replace(onward, early_stop=False)  # type: ignore[call-arg]
         of = cell_key({**each.cell, "threat": onward.describe()}) if onward is not None else None
         for maker in makers:
             attack = onward
