@@ -195,18 +195,26 @@ def tied(ties: NDArray[np.bool_]) -> list[dict[str, Any]]:
     ]
 
 
-def input_rounded(unchanged: NDArray[np.bool_], noise: float) -> list[dict[str, Any]]:
-    """Finding where noise far above a float's precision but below a step of 8-bit pixels changes no output of any sample:
-    the model rounds its input, or ignores it."""
-    if not len(unchanged) or not unchanged.all():
+def input_rounded(small: NDArray[np.bool_], large: NDArray[np.bool_], noise: tuple[float, float]) -> list[dict[str, Any]]:
+    """Finding where noise far above a float's precision but below a step of 8-bit pixels changes no output, and larger noise
+    changes so many that this is no chance: the model rounds its input, or noise would change outputs in proportion to its size
+    (binomial test at level 0.01). Outputs of few levels, such as spike counts, stay as they are under either.
+
+    Args:
+        small, large: for each sample whether its output changed under noise of either size.
+        noise: both sizes.
+    """
+    share = float(large.mean()) if len(large) else 0.0
+    by_chance = (1 - share * noise[0] / noise[1]) ** len(small)
+    if small.any() or by_chance >= LEVEL:
         return []
     return [
         _finding(
             "input-rounded",
-            f"Noise of ±{noise:.2g} on every pixel changed not one output of {len(unchanged)} samples: the model rounds or "
-            "discards its input inside, so its gradient is not that of the function it computes.",
-            {"noise": noise, "count": len(unchanged)},
-            noise,
+            f"Noise of ±{noise[0]:.2g} on every pixel changed not one output of {len(small)} samples, and noise of ±{noise[1]:.2g} changed "
+            f"{share:.0%}: the model rounds its input inside, so its gradient is not that of the function it computes.",
+            {"noise": noise[0], "larger_noise": noise[1], "changed_by_larger": share, "count": len(small), "p_value": by_chance},
+            LEVEL,
             "Guo 2018 as broken by Athalye 2018; trustsnn's own test",
         )
     ]

@@ -95,6 +95,28 @@ def test_a_faulty_forward_is_named(fault, named, digits_model, digits_test):
     assert run.exit_code == 3
 
 
+class Coarse(nn.Module):
+    """Logits of few levels."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        logits = self.model(x)
+        return logits + (logits.detach() / 8).round() * 8 - logits.detach()
+
+
+def test_outputs_of_few_levels_are_no_rounded_inputs(digits_model, digits_test):
+    model = trustsnn.wrap(Coarse(digits_model), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)
+    x = torch.from_numpy(digits_test.batch(range(64))[0])
+    noise = 0.4 / 255 * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1)
+    with frozen(model):
+        assert torch.equal(predict(model, x), predict(model, (x + noise).clamp(0, 1)))
+    _, types = audited(model, digits_test, attacks=[])
+    assert "input-rounded" not in types
+
+
 def test_tied_logits_are_named(digits_train, digits_test):
     model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.25, readout="spike-count", steps=2)
     train(model, digits_train, TrainConfig(epochs=1, batch_size=64, learning_rate=4e-3))

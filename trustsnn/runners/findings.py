@@ -25,7 +25,7 @@ from trustsnn.runners.plan import AnyAttack, PlannedCell
 Findings = list[dict[str, Any]]
 Correct = NDArray[np.bool_]  # per sample whether the model stays correct
 
-NOISE = 0.4 / 255  # rounds away where pixels are rounded to 8 bits
+NOISE = (0.4 / 255, 2 / 255)  # the first rounds away where pixels are rounded to 8 bits
 UNBOUNDED_SAMPLES = 32
 MASKING_SAMPLES = 64
 
@@ -44,11 +44,12 @@ def of_the_model(model: nn.Module, x: Tensor, classes: int) -> Findings:
     if any(map(doubtful, found)) or is_stochastic(model) or model.spec.domain != "image":  # type: ignore[union-attr]
         return found
     ids = tuple(f"noise-{i}" for i in range(len(x)))
-    noise = NOISE * (2 * Draws(0, "input-rounding", ids).uniform(tuple(x.shape[1:])) - 1)
+    noise = 2 * Draws(0, "input-rounding", ids).uniform(tuple(x.shape[1:])) - 1
     eighth = (x * 255).round() / 255  # from the middle of a step of 8 bits the noise does not reach the next one
     with frozen(model):
-        unchanged = (predict(model, eighth) == predict(model, (eighth + noise).clamp(0, 1))).all(1)
-    return found + verdict.input_rounded(unchanged.numpy(), NOISE)
+        still = predict(model, eighth)
+        small, large = ((predict(model, (eighth + size * noise).clamp(0, 1)) != still).any(1).numpy() for size in NOISE)
+    return found + verdict.input_rounded(small, large, NOISE)
 
 
 def _with_state(finding: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
