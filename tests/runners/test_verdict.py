@@ -96,7 +96,7 @@ def test_a_faulty_forward_is_named(fault, named, digits_model, digits_test):
 
 
 class Coarse(nn.Module):
-    """Logits of few levels."""
+    """Says the class and nothing else."""
 
     def __init__(self, model):
         super().__init__()
@@ -104,7 +104,7 @@ class Coarse(nn.Module):
 
     def forward(self, x):
         logits = self.model(x)
-        return logits + (logits.detach() / 8).round() * 8 - logits.detach()
+        return logits + (nn.functional.one_hot(logits.argmax(1), 10) - logits).detach()
 
 
 def test_outputs_of_few_levels_are_no_rounded_inputs(digits_model, digits_test):
