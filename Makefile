@@ -120,7 +120,7 @@ results-hardware: $(BENCH)/.installed
 # Hours on two cores; goes on where a killed one stopped.
 results-leakage: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --json docs/results/data/leakage/membership-mnist.json
-	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --data cifar10 --pool 2400 --label-noise 0 --stop-at 0.9 \
+	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --data cifar10 --pool 2400 --label-noise 0 --stop-at 0.98 \
 		--json docs/results/data/leakage/membership-cifar10.json
 	$(BENCH)/bin/python benchmarks/membership.py --threads 1 --private --pool 2400 --epochs 20 \
 		--json docs/results/data/leakage/membership-private.json

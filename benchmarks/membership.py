@@ -1,7 +1,7 @@
 """Who was in the training data: SNNs of several T, codings and surrogates and an ANN, ended at the same training accuracy, under every attack.
 
     python benchmarks/membership.py
-    python benchmarks/membership.py --data cifar10 --label-noise 0 --stop-at 0.9
+    python benchmarks/membership.py --data cifar10 --label-noise 0 --stop-at 0.98
     python benchmarks/membership.py --private --epochs 20
 
 Each target is trained on the half of one pool that fair coins pick, as many shadow models on other halves. Targets, shadow models and
