@@ -15,6 +15,8 @@ from trustsnn.hardware.deploy import deploy
 from trustsnn.hardware.twin import Chip
 from trustsnn.neurons import STBP, SpikingNeuron, Surrogate
 from trustsnn.runners import chips
+from trustsnn.runners.config import make_config
+from trustsnn.runners.plan import attacks_to_run, make_plan
 
 TWIN = "sram:bits=4:ber=0.02"
 SETTINGS = {
@@ -105,6 +107,16 @@ def test_a_chip_that_hides_its_gradient_is_named(digits_model, tmp_path, monkeyp
     assert [row["status"] for row in run.hardware] == ["ok", "ok", "inconclusive"]
     assert run.hardware[2]["maker_accuracy"]["value"] > run.hardware[1]["median"]["value"]
     assert "network-beats-chip" in {finding["type"] for finding in run.findings}
+
+
+def test_what_is_made_on_the_network_is_made_once_for_all_kinds_of_chips(digits_model):
+    settings = {key: value for key, value in SETTINGS.items() if key != "quiet"}
+    config = make_config({**settings, "attacks": [{"attack": "fgsm"}, {"attack": "pgd"}], "twins": [TWIN, "loihi"]})
+    plan = make_plan(digits_model, {"model": "", "data": ""}, config)
+    found = [(attack.name, getattr(attack, "early_stop", None)) for attack in attacks_to_run(plan)]
+    assert sorted(found, key=str) == sorted(
+        [("fgsm", None), ("pgd", True), ("pgd", False), *2 * [("fgsm", None), ("pgd", False)]], key=str
+    )
 
 
 def test_corruptions_run_on_chips_and_other_samples_do_not(digits_model, tmp_path):
