@@ -59,6 +59,17 @@ def poisson_model(digits_train):
 
 
 @pytest.fixture
+def one_thread():
+    """torch computes on one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def in_process(monkeypatch):
     """The command line can be run in this process, whose allocator and waiting stay as they are."""
     with warnings.catch_warnings():

@@ -24,7 +24,6 @@ import pytest
 
 pytest.importorskip("flwr")
 
-import torch
 
 import trustsnn
 from trustsnn.checkpoint import load_network, model_hash
@@ -193,12 +192,8 @@ def free(port: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _on_one_thread(one_thread):
     """As the nodes compute, to which the model of a simulation in this process is held bit for bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -10,11 +10,8 @@ from trustsnn.rng import Draws
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _on_one_thread(one_thread):
+    pass
 
 
 @pytest.fixture
