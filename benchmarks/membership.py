@@ -5,16 +5,18 @@
     python benchmarks/membership.py --private --epochs 20
 
 Each target is trained on the half of one pool that fair coins pick, as many shadow models on other halves. Targets, shadow models and
-finished runs are kept under --keep: a killed run goes on.
+finished runs are kept under --keep: a killed run goes on. A model that does not come out within a point of the first one's training
+accuracy is matched: the first one is trained again and ended at the epoch that brings it nearest.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from harness import begin, options
 from outcomes import kept
 from report import Report
@@ -23,9 +25,10 @@ from trustsnn.data import Dataset, load
 from trustsnn.defenses.dp import PrivacyConfig
 from trustsnn.models import build
 from trustsnn.reports.membership import ranked, rate, title
-from trustsnn.runners.membership import Plan, game, noisy_labels, part
-from trustsnn.runners.shadows import Recipe
+from trustsnn.runners.membership import Plan, game, noisy_labels, part, target
+from trustsnn.runners.shadows import Recipe, coins
 from trustsnn.training import TrainConfig
+from trustsnn.training.evaluate import accuracy
 
 MODELS: dict[str, dict[str, Any]] = {
     "ANN": {"neuron": "relu", "steps": 1},
@@ -72,7 +75,9 @@ def main() -> None:
         given.stop_at = None
     models = PRIVATE if given.private else MODELS
     names = given.models.split(";") if given.models else list(models)
-    records = {name: attacked(dict(models[name]), pool, population, given) for name in names}
+    records = {name: attacked(recipe(models[name], pool, given), pool, population, given) for name in names}
+    alike = matched(records, recipe(models[names[0]], pool, given), pool, population, given) if given.stop_at else {}
+    records = {names[0]: records[names[0]], **alike, **records}
     noise = f", {given.label_noise:.0%} of the labels drawn anew" if given.label_noise else ""
     report = Report(f"Membership, {given.network} on {given.data}{noise}", given)
     rows = []
@@ -87,9 +92,10 @@ def main() -> None:
     pair = "AUC; found at 1 %"
     note = f"{given.pool} samples, a member by a fair coin; 95 % intervals. The bound on eps is LiRA's."
     if given.stop_at:
-        accuracies = {name: record["gap"]["train"]["value"] for name, record in records.items()}
-        apart = [name for name, value in accuracies.items() if abs(value - accuracies[names[0]]) > MATCHED]
-        note += f" Not within a point of the training accuracy of {names[0]}: {'; '.join(apart) or 'none'}."
+        apart = [
+            name for name in names[1:] if not any(near(each, records[name]) for each in (records[names[0]], *alike.values()))
+        ]
+        note += f" Not within a point of the training accuracy of any {names[0]}: {'; '.join(apart) or 'none'}."
     report.table(
         f"{given.data}, {given.shadows} shadow models" + (f", ended at a training accuracy of {given.stop_at:.0%}" if given.stop_at else ""),
         ["", "right, members", "right, others", f"loss: {pair}", f"LiRA: {pair}", f"RMIA: {pair}", "LiRA, found at 0.1 %",
@@ -103,12 +109,43 @@ def main() -> None:
         )  # fmt: skip
 
 
-def attacked(arguments: dict[str, Any], pool: Dataset, population: Dataset, given: Namespace) -> dict[str, Any]:
-    """The record of a game with a model of these arguments."""
-    eps = arguments.pop("eps", None)
-    model = build(given.network, input_shape=pool.sample_shape, classes=len(pool.classes), channels=given.channels, **arguments)
+def recipe(arguments: dict[str, Any], pool: Dataset, given: Namespace) -> Recipe:
+    """How a model of these arguments is trained."""
+    eps = arguments.get("eps")
+    rest = {key: value for key, value in arguments.items() if key != "eps"}
+    model = build(given.network, input_shape=pool.sample_shape, classes=len(pool.classes), channels=given.channels, **rest)
     config = TrainConfig(epochs=given.epochs, batch_size=64)
-    recipe = Recipe(model.architecture, config, given.stop_at, PrivacyConfig(eps=eps, seeded=True) if eps else None)
+    return Recipe(model.architecture, config, given.stop_at, PrivacyConfig(eps=eps, seeded=True) if eps else None)
+
+
+def matched(
+    records: dict[str, dict[str, Any]], first: Recipe, pool: Dataset, population: Dataset, given: Namespace
+) -> dict[str, dict[str, Any]]:
+    """For each record that is not near the first one's training accuracy: the record of the first one's model, ended as near to it as an
+    epoch brings it."""
+    members = pool.select(np.flatnonzero(coins(pool.ids, given.seed)))
+    name, *others = records
+    earlier: dict[int, tuple[float, Recipe]] = {}
+    for epoch in target(first, pool, given.keep / "models", given.seed).epochs[:-1]:
+        ended = replace(first, stop_at=epoch["train_accuracy"])
+        found = target(ended, pool, given.keep / "models", given.seed)
+        earlier[len(found.epochs)] = accuracy(found.load(), members)["value"], ended
+    alike: dict[str, dict[str, Any]] = {}
+    for other in others:
+        wanted = records[other]["gap"]["train"]["value"]
+        if earlier and not any(near(each, records[other]) for each in (records[name], *alike.values())):
+            epochs = min(earlier, key=lambda each: abs(earlier[each][0] - wanted))
+            alike[f"{name}, ended after epoch {epochs}"] = attacked(earlier[epochs][1], pool, population, given)
+    return alike
+
+
+def near(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Within a point of the same training accuracy."""
+    return bool(abs(one["gap"]["train"]["value"] - other["gap"]["train"]["value"]) <= MATCHED)
+
+
+def attacked(recipe: Recipe, pool: Dataset, population: Dataset, given: Namespace) -> dict[str, Any]:
+    """The record of a game with a model of this recipe."""
     plan = Plan(recipe=recipe, shadows=given.shadows, workers=given.workers, models=given.keep / "models")
     decides = {
         "recipe": asdict(recipe), "pool": pool.samples_sha256, "population": population.samples_sha256, "shadows": given.shadows,

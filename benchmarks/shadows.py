@@ -45,7 +45,7 @@ def main() -> None:
             begun = time.perf_counter()
             trained = train_all(recipe, pool, inside, Path(folder), workers=int(workers))
             seconds = time.perf_counter() - begun
-        accuracies = [each.last["train_accuracy"] for each in trained]
+        accuracies = [each.epochs[-1]["train_accuracy"] for each in trained]
         spread = f"{min(accuracies):.1%} to {max(accuracies):.1%}"
         rows.append([workers, f"{seconds:.1f} s", f"{seconds / len(trained):.2f} s", spread])
         raw[workers] = seconds

@@ -67,8 +67,8 @@ def test_models_are_trained_once_and_alike_in_processes(tmp_path, recipe, pool):
 def test_a_training_stops_at_the_accuracy_asked_for(tmp_path, recipe, pool):
     inside = np.ones((1, len(pool)), dtype=bool)
     stopped = train_all(Recipe(recipe.architecture, recipe.config, stop_at=0.5), pool, inside, tmp_path)[0]
-    assert stopped.last["train_accuracy"] >= 0.5
-    assert 1 <= stopped.last["epoch"] < recipe.config.epochs
+    assert stopped.epochs[-1]["train_accuracy"] >= 0.5
+    assert 1 <= stopped.epochs[-1]["epoch"] < recipe.config.epochs
     with pytest.raises(ConfigError, match="stop at"):
         train_all(Recipe(recipe.architecture, recipe.config, stop_at=2.0), pool, inside, tmp_path)
 

@@ -88,8 +88,13 @@ def noisy_labels(data: Dataset, share: float, seed: int) -> Dataset:
 
 def game(pool: Dataset, population: Dataset, out: Path, plan: Plan, *, seed: int = 0, **told: Any) -> Judged:
     """Train a target on the half of `pool` that fair coins pick, and attack it: see `membership`. A lower bound on eps comes with it."""
-    target = train_all(plan.recipe, pool, coins(pool.ids, seed)[None], plan.models or out / "models", seed=seed + 1_000_000)[0]
-    return membership(target.load(), pool, coins(pool.ids, seed), population, out, plan, seed=seed, coin=True, **told)
+    model = target(plan.recipe, pool, plan.models or out / "models", seed).load()
+    return membership(model, pool, coins(pool.ids, seed), population, out, plan, seed=seed, coin=True, **told)
+
+
+def target(recipe: Recipe, pool: Dataset, folder: Path, seed: int = 0) -> Trained:
+    """The model of a game, trained on the half of `pool` that fair coins pick; from `folder` if it is there (see `train_all`)."""
+    return train_all(recipe, pool, coins(pool.ids, seed)[None], folder, seed=seed + 1_000_000)[0]
 
 
 def given(
@@ -192,7 +197,7 @@ def membership(
         "members": int(inside.sum()),
         "population": len(population),
         "gap": gap,
-        "shadows": [{"folder": one.folder.name, **one.last} for one in trained],
+        "shadows": [{"folder": one.folder.name, **one.epochs[-1]} for one in trained],
         "recipe": asdict(plan.recipe),
         "settings": {"queries": plan.queries, "spread": plan.spread, "copies": plan.copies},
         "seed": seed,

@@ -54,10 +54,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model's folder (a checkpoint), and its last epoch: number, loss and accuracy."""
+    """A trained model's folder (a checkpoint), and its epochs: number, loss and accuracy of each."""
 
     folder: Path
-    last: dict[str, Any]
+    epochs: list[dict[str, Any]]
 
     def load(self) -> SpikingNetwork:
         return checkpoint.load_network(self.folder)
@@ -100,8 +100,8 @@ def train_all(
     with _results(tasks, pool, min(workers, len(tasks))) as results:
         for done, (place, where) in enumerate(results, 1):
             folders[place] = where
-            told(f"model {done} of {len(tasks)}: training accuracy {Trained(where, _last(where)).last['train_accuracy']:.1%}")
-    return [Trained(where, _last(where)) for where in folders]
+            told(f"model {done} of {len(tasks)}: training accuracy {_epochs(where)[-1]['train_accuracy']:.1%}")
+    return [Trained(where, _epochs(where)) for where in folders]
 
 
 Task = tuple[Recipe, NDArray[np.int64], Path]
@@ -169,6 +169,6 @@ def _train(task: Task, pool: Dataset) -> Path:
     return where
 
 
-def _last(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / _LOG).read_text(encoding="utf-8"))[-1]
+def _epochs(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / _LOG).read_text(encoding="utf-8"))
     return found
