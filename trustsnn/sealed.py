@@ -206,7 +206,7 @@ class Sealed:
         if key is None:
             raise ConfigError(
                 f"{self.folder} is sealed. Pass its key: --key-file FILE, --key-env NAME, --passphrase or --passphrase-env NAME; in "
-                "Python key=trustsnn.keys.Key.from_file(FILE)."
+                "Python key=trustsnn.keys.Key.from_file(FILE). A command without these options takes what `trustsnn unseal` writes."
             )
         if key.passphrase != (description.stretch is not None):
             raise _altered(self.folder, f"wrong key: its manifest asks for a {'key' if key.passphrase else 'passphrase'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -60,6 +61,32 @@ def test_a_sealed_model_is_inspected_audited_and_converted(cli, sealed, model, t
     cli("seal", "ann", "--out", "ann-sealed", "--key-file", "key")
     done = cli("convert", "ann-sealed", "--key-file", "key", "--data", "digits", "--samples", "8", "--out", "bits")
     assert done.exit_code == 0
+
+
+LEAKAGE = {
+    "gradients": (["--data", "digits", "--samples", "2", "--attack", "analytic", "--defence", "none"], "gradients.json"),
+    "extract": (["--data", "digits", "--samples", "20", "--budgets", "20", "--train-steps", "1", "--copy", "mlp", "--eps", "0"], "extraction.json"),
+    "attribute": (["--data", "cancer", "--features", "0"], "attributes.json"),
+    "class": (["--data", "digits", "--judge", "judge", "--images", "1", "--iterations", "1", "--samples", "100"], "leakage.json"),
+}
+
+
+@pytest.mark.parametrize("attack", LEAKAGE)
+def test_the_leakage_of_a_sealed_model_is_that_of_the_plain_one(cli, sealed, tmp_path, attack):
+    options, record = LEAKAGE[attack]
+    trustsnn.save(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, neuron="relu", steps=1, seed=1), tmp_path / "judge")
+    if attack == "attribute":
+        trustsnn.save(build("mlp", input_shape=(1, 1, 30), classes=2, channels=0.1), tmp_path / "model")
+        shutil.rmtree(tmp_path / "sealed")
+        cli("seal", "model", "--out", "sealed", "--key-file", "key")
+    for folder, key in (("sealed", ["--key-file", "key"]), ("model", [])):
+        assert cli("leakage", attack, folder, *options, *key, "--out", f"of-{folder}", "--quiet").exit_code == 0
+    found, plain = ((tmp_path / f"of-{name}" / record).read_text().replace("sealed", "model") for name in ("sealed", "model"))
+    assert found == plain
+    with pytest.raises(ConfigError, match="is sealed"):
+        cli("leakage", attack, "sealed", *options, "--out", "x")
+    with pytest.raises(ConfigError, match=r"not sealed|Expected a sealed model"):
+        cli("leakage", attack, "model", *options, "--key-file", "key", "--out", "x")
 
 
 def test_passphrases(cli, model, monkeypatch):

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 
 
+@takes_key
 def audit(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable of your own.")],
     data: Annotated[str, typer.Option("--data", help="A data-set name, a folder, an .npz, or package.module:callable.")],
@@ -55,10 +56,7 @@ def audit(
     ] = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all by default.")] = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Where data files lie; else TRUSTSNN_DATA.")] = None,
     download: Annotated[
@@ -100,7 +98,6 @@ def audit(
     from trustsnn.runners.environment import set_threads
 
     set_threads(threads)
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     run = run_audit(
         opened(model, key, weights), data, out=out, weights=weights, split=split, data_root=data_root, download=download, quiet=quiet,
         command=_command(model, data, split, config, given, samples, weights, sealed=key is not None), **settings,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 from trustsnn.data import splits
 
 backdoor_app = typer.Typer(
@@ -96,6 +96,7 @@ def plant(
 
 
 @backdoor_app.command("scan")
+@takes_key
 def scan(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable.")],
     data: options.DataOption,
@@ -114,17 +115,13 @@ def scan(
     gate: Annotated[bool, typer.Option("--gate", help="Exit with 1 if a backdoor is found.")] = False,
     seed: options.SeedOption = 0,
     weights: options.WeightsOption = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
     """Look for a backdoor by trigger inversion, membrane margins and a threshold sweep. Exits with 3 where they cannot say."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     options.prepare(threads)
     import numpy as np
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 from trustsnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ SETTINGS = {
 }
 
 
+@takes_key
 def certify(
     model: Annotated[
         str | None, typer.Argument(help="A checkpoint folder, or package.module:callable. Not needed with --check FILE alone.")
@@ -65,10 +66,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Of the sample choice and of every draw.")] = 0,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     weights: options.WeightsOption = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
@@ -87,7 +85,6 @@ def certify(
             raise ConfigError("MODEL and --data go together: with both, --check repeats what the file cannot decide alone.")
     elif model is None or data is None or out is None:
         raise ConfigError("Expected MODEL, --data and --out, or --check FILE.")
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
 
     def sources() -> tuple[Any, Dataset]:
         options.prepare(threads)

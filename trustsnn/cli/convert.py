@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from trustsnn.cli import private
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of
+from trustsnn.cli.seal import KeyOption, takes_key
 from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
 
+@takes_key
 def convert(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder; see `trustsnn train qcfs` and `trustsnn train ann`.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint folder of the spiking network.")],
@@ -36,10 +37,7 @@ def convert(
     calibration: Annotated[int, typer.Option(help="Samples that a ReLU network is balanced or calibrated by.")] = 1024,
     percentile: Annotated[float, typer.Option(help="balance: V of a layer among its activations; 100 is the largest.")] = 100.0,
     initial: Annotated[float, typer.Option(help="ReLU: V0 as a fraction of V, such as 0.5.")] = 0.0,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     iterations: Annotated[
         int | None, typer.Option(help="Of Adam. calibrate-advanced: a layer, 500 (5000 are published). private: an image, 2500.")
     ] = None,
@@ -81,7 +79,7 @@ def convert(
     from trustsnn.runners.resolve import fit
 
     set_threads(threads)
-    ann = load_network(model, key=key_of(key_file, key_env, passphrase_env, passphrase))
+    ann = load_network(model, key=key)
     if method in CALIBRATIONS:
         sets = splits(data, data_root, download)
         test = sets["test"]

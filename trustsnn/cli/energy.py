@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 
 
+@takes_key
 def energy(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable.")],
     data: options.DataOption,
@@ -30,17 +31,13 @@ def energy(
     ] = None,
     seed: options.SeedOption = 0,
     weights: options.WeightsOption = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
     """Count synaptic operations on real data, price them by several conventions, and search inputs that raise them."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     options.prepare(threads)
     from trustsnn.attacks.estimators import estimator as find_estimator
     from trustsnn.attacks.integrity import Sponge

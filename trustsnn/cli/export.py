@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 from trustsnn.errors import ConfigError
 
 
+@takes_key
 def export(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable that makes a network of layers.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write, FILE.nir, or the checkpoint's folder.")],
@@ -23,10 +24,7 @@ def export(
         str | None, typer.Option(help="Of nir: a data set; then the file is read again and held against the model.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
 ) -> None:
     """Write a model as a NIR file, and say what of it NIR does not say; or a model from a NIR file as a checkpoint, which can be
     hardened and sealed."""
@@ -43,7 +41,7 @@ def export(
         raise ConfigError("--dt belongs to the format nir, which needs it, and --data to no other.")
     if samples < 1:
         raise ConfigError(f"Expected at least 1 sample, got {samples}.")
-    network = resolve_model(opened(model, key_of(key_file, key_env, passphrase_env, passphrase), weights), weights)
+    network = resolve_model(opened(model, key, weights), weights)
     if dt is None:
         typer.echo(str(checkpoint.save(network, out)))
         return

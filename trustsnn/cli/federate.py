@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +12,8 @@ import typer
 import typer.core
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of
+from trustsnn.cli.made import made_by
+from trustsnn.cli.seal import KeyOption, takes_key
 
 if TYPE_CHECKING:
     from trustsnn.federated.config import FederatedConfig
@@ -51,6 +50,7 @@ class Federation:
     key: Key | None
 
 
+@takes_key
 def settings(
     data: options.DataOption,
     model: Annotated[
@@ -61,10 +61,7 @@ def settings(
         ),
     ] = "conv",
     weights: Annotated[Path | None, typer.Option(help="A safetensors file that a module of your own starts from.")] = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     clients: Annotated[int, typer.Option(help="How many.")] = 20,
     rounds: Annotated[int, typer.Option(help="How many.")] = 30,
     alpha: Annotated[float | None, typer.Option(help="Short for --partition dirichlet:alpha=ALPHA.")] = None,
@@ -133,7 +130,6 @@ def settings(
     architecture: dict[str, Any] | None = None
     if weights is not None and ":" not in model:
         raise ConfigError("--weights goes with package.module:callable; a checkpoint folder holds its own weights.")
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     if key is not None and not Path(model).is_dir():
         raise ConfigError(f"Expected a sealed checkpoint folder for that key, got --model {model}.")
     if Path(model).is_dir():
@@ -198,23 +194,8 @@ def _bad_clients(text: str | None) -> dict[str, str]:
     return found
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command of a Federation and of options of its own, as one of those and of the options of `settings`."""
-    shared = inspect.signature(settings, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-
-    def whole(**given: Any) -> None:
-        command(settings(**{name: given.pop(name) for name in shared}), **given)
-
-    every = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*shared.values(), *own)]
-    whole.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
-    whole.__annotations__ = {each.name: each.annotation for each in every}
-    whole.__name__, whole.__doc__ = command.__name__, command.__doc__
-    return whole
-
-
 @federate_app.command()
-@_with_settings
+@made_by(settings, "federation")
 def run(
     federation: Federation,
     out: Annotated[Path, typer.Option("--out", help="Folder for the model, the rounds and the report.")],
@@ -252,6 +233,7 @@ def run(
 
 
 @federate_app.command()
+@takes_key
 def audit(
     run: Annotated[Path, typer.Argument(help="A folder of `trustsnn federate run --keep`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for audit.json and audit.html.")],
@@ -265,10 +247,7 @@ def audit(
     model: Annotated[
         str | None, typer.Option("--model", help="package.module:callable, of a federation of one's own module.")
     ] = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     data_root: options.RootOption = None,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -280,7 +259,6 @@ def audit(
 
     plan = Plan(samples, every, images, iterations, fail_over)
     told = (lambda line: None) if quiet else lambda line: typer.echo(line, err=True)
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     done = attack(run, out, plan, root=data_root, code=model, key=key, told=told)
     for line in lines(done.record):
         typer.echo(line)
@@ -289,7 +267,7 @@ def audit(
 
 
 @federate_app.command("app")
-@_with_settings
+@made_by(settings, "federation")
 def app_(
     federation: Federation,
     folder: Annotated[Path, typer.Argument(help="A new folder for the app.")],

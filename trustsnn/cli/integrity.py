@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of, opened
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 
 
+@takes_key
 def integrity(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, or package.module:callable.")],
     data: options.DataOption,
@@ -38,17 +39,13 @@ def integrity(
     ] = None,
     seed: options.SeedOption = 0,
     weights: options.WeightsOption = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
     """Flip bits of the weights by a search, break neurons and synapses, tamper with parameters, and report what accuracy is left."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     options.prepare(threads)
     from trustsnn.attacks.estimators import estimator as find_estimator
     from trustsnn.attacks.integrity import BitFlipSearch

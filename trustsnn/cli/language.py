@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trustsnn.cli.seal import KeyOption, takes_key
+
 if TYPE_CHECKING:
     from trustsnn.language import Bits
 
@@ -64,17 +66,19 @@ def spikegpt(
         typer.echo(f"  {part}: {computation}")
 
 
+@takes_key
 def generate(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder of `trustsnn train spikegpt`.")],
     length: Annotated[int, typer.Option(help="Tokens.")] = 400,
     prompt: Annotated[str, typer.Option(help="The text to go on from; a line end if empty.")] = "",
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    key: KeyOption = None,
 ) -> None:
     """Text from a spiking language model, the same for the same arguments."""
     from trustsnn import language
 
-    loaded = language.load(model)
+    loaded = language.load(model, key=key)
     typer.echo(prompt + language.generate(loaded, length, prompt=prompt, temperature=temperature, seed=seed))
 
 

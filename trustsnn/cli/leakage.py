@@ -13,6 +13,7 @@ from trustsnn.cli.leakage_gradients import gradients
 from trustsnn.cli.leakage_inference import attribute, property_
 from trustsnn.cli.leakage_membership import compare, membership
 from trustsnn.cli.leakage_report import report
+from trustsnn.cli.seal import KeyOption, takes_key
 
 leakage_app = typer.Typer(
     help="Measure what models give away. One sub-command an attack, and `report` joins their runs.",
@@ -31,6 +32,7 @@ leakage_app.command("report")(report)
 
 
 @leakage_app.command("class")
+@takes_key
 def class_(
     models: Annotated[list[Path], typer.Argument(help="Checkpoint folders; the report sets them side by side.")],
     data: Annotated[str, typer.Option("--data", help="Real samples for the judge: a data-set name, a folder, or an .npz.")],
@@ -53,6 +55,7 @@ def class_(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Test samples for the judge; all by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of starts and draws.")] = 0,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
@@ -67,10 +70,14 @@ def class_(
     from trustsnn.data import load
     from trustsnn.errors import ConfigError
     from trustsnn.runners.leakage import class_leakage
+    from trustsnn.sealed import is_sealed
 
     names = [str(each) for each in models]
     if len(set(names)) < len(names):
         raise ConfigError(f"Expected each model once, got {', '.join(names)}.")
+    closed = [folder for folder in models if is_sealed(folder)]
+    if key is not None and not closed:
+        raise ConfigError(f"Expected a sealed model for that key, got {', '.join(names)}. Leave the key out.")
     found = find_estimator(estimator) if estimator else None
     attacks: list[ClassAttack] = []
     for way in (each.strip() for each in ways.split(",")):
@@ -85,8 +92,9 @@ def class_(
                 )
             )  # fmt: skip
     test = load(data, "test", root=data_root, download=download)
+    loaded = {str(folder): load_network(folder, key=key if folder in closed else None) for folder in models}
     class_leakage(
-        {name: load_network(Path(name)) for name in names}, load_network(judge), test if samples is None else test.take(samples),
+        loaded, load_network(judge), test if samples is None else test.take(samples),
         out, attacks, images=images, seed=seed, told=None if quiet else lambda line: typer.echo(line, err=True),
     )  # fmt: skip
     typer.echo(str(out / "leakage.html"))

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.cli.seal import KeyOption, opened, takes_key
 
 
+@takes_key
 def extract(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, a NIR file, or package.module:callable. It is only asked.")],
     data: options.DataOption,
@@ -36,6 +38,7 @@ def extract(
     samples: Annotated[int, typer.Option(help="Test samples of every figure; 0 for all.")] = 500,
     seed: options.SeedOption = 0,
     weights: options.WeightsOption = None,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
@@ -56,7 +59,7 @@ def extract(
     settings = {"name": copy, "channels": channels, "neuron": neuron} | ({} if copy_steps is None else {"steps": copy_steps})
     attack = Extraction(answers=answers, steps=train_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     plan = Plan(attack=attack, budgets=numbers, copy=settings, eps=eps, steps=steps)
-    found = resolve_model(model, weights)
+    found = resolve_model(opened(model, key, weights), weights)
     test = resolve_data(data, found.spec, root=data_root, download=download)  # type: ignore[arg-type]
     spec = fit(found, test)
     if queries == "noise":

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.cli.seal import KeyOption, takes_key
 
 
+@takes_key
 def gradients(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder: the model that the clients begin their step from.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for gradients.json, gradients.html and images.npz.")],
@@ -41,6 +43,7 @@ def gradients(
     threshold: Annotated[float, typer.Option(help="PSNR from which an image counts as recovered, dB.")] = 20.0,
     keep: Annotated[bool, typer.Option("--keep-updates", help="Write the undefended updates into OUT/updates.")] = False,
     seed: Annotated[int, typer.Option(help="Of samples, noise and draws.")] = 0,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
@@ -69,7 +72,7 @@ def gradients(
         batch=batch, threshold=threshold, keep=keep,
     )  # fmt: skip
     told = (lambda line: None) if quiet else lambda line: typer.echo(line, err=True)
-    network = load_network(model)
+    network = load_network(model, key=key)
     if update is not None:
         done = saved_update(network, update, out, plan, seed=seed, told=told)
     else:

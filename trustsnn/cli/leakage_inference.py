@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.cli.seal import KeyOption, takes_key
 
 
+@takes_key
 def attribute(
     model: Annotated[Path, typer.Argument(help="Checkpoint folder of a model trained on the data's train split.")],
     data: options.DataOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for attributes.json and attributes.html.")],
     features: Annotated[str, typer.Option(help="Places of features, with commas, from 0; all by default.")] = "all",
     seed: options.SeedOption = 0,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
@@ -38,7 +41,7 @@ def attribute(
     others = test.take(len(test) // 2, seed)
     population = test.select([row for row, sample in enumerate(test.ids) if sample not in set(others.ids)])
     told = (lambda line: None) if quiet else (lambda line: typer.echo(line, err=True))
-    done = attributes(load_network(model), train, others, population, out, places, seed=seed, told=told)
+    done = attributes(load_network(model, key=key), train, others, population, out, places, seed=seed, told=told)
     for line in lines(done.record):
         typer.echo(line)
     typer.echo(str(done.report))

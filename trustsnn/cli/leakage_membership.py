@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import KeyEnvOption, KeyFileOption, PassphraseEnvOption, PassphraseOption, key_of
+from trustsnn.cli.seal import KeyOption, takes_key
 
 
+@takes_key
 def membership(
     data: options.DataOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for membership.json, membership.html and the shadow models.")],
@@ -57,17 +58,13 @@ def membership(
         Path | None, typer.Option(help="Folder of trained models that several runs share; one in --out by default.")
     ] = None,
     seed: options.SeedOption = 0,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     threads: options.ThreadsOption = None,
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
     """Who was in the training data: every membership attack against a model, with shadow models trained like it."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     options.prepare(threads)
     from trustsnn.checkpoint import load_network
     from trustsnn.data import load

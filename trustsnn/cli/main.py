@@ -28,18 +28,7 @@ from trustsnn.cli.integrity import integrity
 from trustsnn.cli.language import generate, spikegpt
 from trustsnn.cli.leakage import leakage_app
 from trustsnn.cli.recipes import compress, onestep, s4nn
-from trustsnn.cli.seal import (
-    KeyEnvOption,
-    KeyFileOption,
-    PassphraseEnvOption,
-    PassphraseOption,
-    key_of,
-    keygen,
-    opened,
-    seal,
-    unseal,
-    verify,
-)
+from trustsnn.cli.seal import KeyOption, keygen, opened, seal, takes_key, unseal, verify
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
 
@@ -197,20 +186,18 @@ def list_command(
 
 
 @app.command("inspect")
+@takes_key
 def inspect_command(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, a NIR file, or package.module:callable.")],
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for package.module:callable.")] = None,
     data: Annotated[str | None, typer.Option(help="A data set: then also the spike rate of each layer.")] = None,
     samples: Annotated[int, typer.Option(help="Samples of the data set.")] = 100,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
 ) -> None:
     """Say what a model is: its input, its time steps, its layers and their parameters, and which of them take more than spikes."""
     from trustsnn.runners.inspect import describe_model
 
-    found = opened(model, key_of(key_file, key_env, passphrase_env, passphrase), weights)
+    found = opened(model, key, weights)
     for line in describe_model(found, weights, data, samples):
         typer.echo(line)
 

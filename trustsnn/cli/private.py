@@ -9,7 +9,6 @@ from typing import Any
 import typer
 
 from trustsnn.cli import train as options
-from trustsnn.cli.seal import key_of
 from trustsnn.errors import ConfigError
 
 _DATA = ("data", "data_root", "download")  # no data set is read
@@ -70,9 +69,7 @@ def convert_privately(given: Mapping[str, Any]) -> None:
         training=training,
         **told(encoder="encoder", scale="scale", temperature="temperature", weight="weight"),
     )
-    ann = load_network(
-        given["model"], key=key_of(*(given[name] for name in ("key_file", "key_env", "passphrase_env", "passphrase")))
-    )
+    ann = load_network(given["model"], key=given["key"])
     quiet, epochs = given["quiet"], training.epochs if training else 0
     with Reporter(quiet) as reporter:
         network, made = convert_privately(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trustsnn.cli import train as options
+from trustsnn.cli.made import made_by
 from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
@@ -18,41 +19,46 @@ if TYPE_CHECKING:
 
     from trustsnn.keys import Key
 
-KeyFileOption = Annotated[
-    Path | None, typer.Option("--key-file", help="Key of a sealed model: a file of 32 bytes or 64 hexadecimal digits.")
-]
-KeyEnvOption = Annotated[
-    str | None, typer.Option("--key-env", help="The environment variable that holds the key, 64 hexadecimal digits.")
-]
-PassphraseEnvOption = Annotated[
-    str | None, typer.Option("--passphrase-env", help="The environment variable that holds the passphrase.")
-]
-PassphraseOption = Annotated[bool, typer.Option("--passphrase", help="Ask for the passphrase.")]
+KeyOption = Any  # Key | None, see `takes_key`
 PublicOption = Annotated[
     Path | None, typer.Option("--public", help="Ed25519 public key (PEM): the signature must be of its private half.")
 ]
 
 
 def key_of(
-    file: Path | None, variable: str | None, passphrase_variable: str | None, prompt: bool, *, new: bool = False
-) -> Key | None:
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="Key of a sealed model: a file of 32 bytes or 64 hexadecimal digits.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option("--key-env", help="The environment variable that holds the key, 64 hexadecimal digits.")
+    ] = None,
+    passphrase_env: Annotated[
+        str | None, typer.Option("--passphrase-env", help="The environment variable that holds the passphrase.")
+    ] = None,
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for the passphrase.")] = False,
+    *,
+    new: bool = False,
+) -> KeyOption:
     """The key that the options name; None without any. `new`: for sealing, so that a passphrase is asked for twice."""
     from trustsnn.keys import Key, is_private
 
-    if sum(map(bool, (file, variable, passphrase_variable, prompt))) > 1:
+    if sum(map(bool, (key_file, key_env, passphrase_env, passphrase))) > 1:
         raise ConfigError("Expected one of --key-file, --key-env, --passphrase-env and --passphrase, got more.")
-    if file is not None:
-        key = Key.from_file(file)
-        if not is_private(file):
-            typer.echo(f"warning: others can read the key file {file}. Mend it with: chmod 600 {file}", err=True)
+    if key_file is not None:
+        key = Key.from_file(key_file)
+        if not is_private(key_file):
+            typer.echo(f"warning: others can read the key file {key_file}. Mend it with: chmod 600 {key_file}", err=True)
         return key
-    if variable is not None:
-        return Key.from_environment(variable)
-    if passphrase_variable is not None:
-        return Key.from_passphrase_environment(passphrase_variable)
-    if prompt:
+    if key_env is not None:
+        return Key.from_environment(key_env)
+    if passphrase_env is not None:
+        return Key.from_passphrase_environment(passphrase_env)
+    if passphrase:
         return Key.from_passphrase(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True))
     return None
+
+
+takes_key = made_by(key_of, "key", new=False)
 
 
 def keygen(
@@ -71,13 +77,11 @@ def keygen(
         typer.echo(str(file))
 
 
+@made_by(key_of, "key", new=True)
 def seal(
     model: Annotated[Path, typer.Argument(help="A checkpoint folder. It stays as it is.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder, the sealed checkpoint.")],
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     sign: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) that signs the manifest.")] = None,
     selective: Annotated[
         float | None,
@@ -91,8 +95,7 @@ def seal(
     data_root: options.RootOption = None,
     download: options.DownloadOption = False,
 ) -> None:
-    """Encrypt the weights of a checkpoint (AES-256-GCM). `trustsnn audit`, `inspect` and `convert` open it in memory."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase, new=True)
+    """Encrypt the weights of a checkpoint (AES-256-GCM). Commands with --key-file open it in memory."""
     if key is None:
         raise ConfigError(
             "Expected a key: --key-file, --key-env, --passphrase-env or --passphrase. Make one with: trustsnn keygen FILE"
@@ -110,17 +113,14 @@ def seal(
     typer.echo(f"{out} is sealed. The plain model is still in {model}, and what its training left there too: remove it yourself.")
 
 
+@takes_key
 def unseal(
     sealed: Annotated[Path, typer.Argument(help="A sealed checkpoint folder.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder, the plain checkpoint.")],
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
     public: PublicOption = None,
 ) -> None:
     """Write the plain checkpoint of a sealed one, byte for byte as it was."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     if key is None:
         raise ConfigError("Expected the key: --key-file, --key-env, --passphrase-env or --passphrase.")
     from trustsnn.defenses.seal import unseal as unseal_folder
@@ -128,16 +128,13 @@ def unseal(
     typer.echo(str(unseal_folder(sealed, out, key, public=_public(public))))
 
 
+@takes_key
 def verify(
     sealed: Annotated[Path, typer.Argument(help="A sealed checkpoint folder.")],
     public: PublicOption = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    passphrase_env: PassphraseEnvOption = None,
-    passphrase: PassphraseOption = False,
+    key: KeyOption = None,
 ) -> None:
     """Check a sealed checkpoint by its signature, by its key, or by both. Nothing is written."""
-    key = key_of(key_file, key_env, passphrase_env, passphrase)
     from trustsnn.defenses.seal import verify as verify_folder
 
     found = verify_folder(sealed, key=key, public=_public(public))

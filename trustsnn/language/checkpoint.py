@@ -10,6 +10,7 @@ import torch
 
 from trustsnn.checkpoint import CONFIG, WEIGHTS, load_tensors, read_folder, write_folder
 from trustsnn.errors import ConfigError, UnsafeArtifactError
+from trustsnn.keys import Key
 from trustsnn.language.model import SpikeGPT, SpikeGPTConfig
 from trustsnn.language.text import Alphabet
 
@@ -21,15 +22,15 @@ def save(model: SpikeGPT, folder: Path | str, *, training: dict[str, Any] | None
     return write_folder(Path(folder), model, {"format": FORMAT, "architecture": model.architecture, "training": training})
 
 
-def load(folder: Path | str) -> SpikeGPT:
-    """The language model of a checkpoint folder, in eval mode.
+def load(folder: Path | str, *, key: Key | None = None) -> SpikeGPT:
+    """The language model of a checkpoint folder, in eval mode. A sealed one needs its key, and is opened in memory alone.
 
     Raises:
-        ConfigError: there is no checkpoint at that path.
-        UnsafeArtifactError: a pickle, or a file that is truncated, altered, or no language model.
+        ConfigError: there is no checkpoint at that path, or it is sealed and no key is given.
+        UnsafeArtifactError: a pickle, a file that is truncated, altered, or no language model, or a wrong key.
     """
     folder = Path(folder)
-    config_text, weights = read_folder(folder)
+    config_text, weights = read_folder(folder, key)
     try:
         config = json.loads(config_text)
         if config["format"] != FORMAT:
