@@ -65,7 +65,10 @@ def test_a_sealed_model_is_inspected_audited_and_converted(cli, sealed, model, t
 
 LEAKAGE = {
     "gradients": (["--data", "digits", "--samples", "2", "--attack", "analytic", "--defence", "none"], "gradients.json"),
-    "extract": (["--data", "digits", "--samples", "20", "--budgets", "20", "--train-steps", "1", "--copy", "mlp", "--eps", "0"], "extraction.json"),
+    "extract": (
+        ["--data", "digits", "--samples", "20", "--budgets", "20", "--train-steps", "1", "--copy", "mlp", "--eps", "0"],
+        "extraction.json",
+    ),
     "attribute": (["--data", "cancer", "--features", "0"], "attributes.json"),
     "class": (["--data", "digits", "--judge", "judge", "--images", "1", "--iterations", "1", "--samples", "100"], "leakage.json"),
 }
@@ -74,7 +77,9 @@ LEAKAGE = {
 @pytest.mark.parametrize("attack", LEAKAGE)
 def test_the_leakage_of_a_sealed_model_is_that_of_the_plain_one(cli, sealed, tmp_path, attack):
     options, record = LEAKAGE[attack]
-    trustsnn.save(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, neuron="relu", steps=1, seed=1), tmp_path / "judge")
+    trustsnn.save(
+        build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, neuron="relu", steps=1, seed=1), tmp_path / "judge"
+    )
     if attack == "attribute":
         trustsnn.save(build("mlp", input_shape=(1, 1, 30), classes=2, channels=0.1), tmp_path / "model")
         shutil.rmtree(tmp_path / "sealed")

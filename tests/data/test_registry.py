@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trustsnn import plugins
 from trustsnn.data import from_arrays, load, names, registry
 from trustsnn.errors import DataError
 
@@ -38,8 +39,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_every_bundled_name_has_a_line_and_a_loader() -> None:
     assert {"digits", "mnist", "fashion-mnist", "cifar10", "events:digits", "events:mnist"} <= set(names())
     assert all(names().values())
-    for entry in registry.REGISTRY.values():
-        assert callable(registry._function(entry.loader))
+    for name in registry.DATASETS.bundled:
+        assert callable(registry.DATASETS.load(name))
 
 
 def test_an_unknown_name_lists_the_known_ones_and_a_close_one() -> None:
@@ -83,10 +84,10 @@ def test_an_installed_package_plugs_in(module: str, monkeypatch: pytest.MonkeyPa
         importlib.metadata.EntryPoint("pack/set", f"{module}:split_arrays", "trustsnn.datasets"),
         importlib.metadata.EntryPoint("mnist", f"{module}:arrays", "trustsnn.datasets"),
     ]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points if group == "trustsnn.datasets" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "trustsnn.datasets" else [])
     assert module not in sys.modules
     assert "pack/set" in names()
-    assert registry._entry_points().keys() == {"pack/set"}, "a bundled name cannot be taken over"
+    assert not names()["mnist"].startswith("plug-in"), "a bundled name cannot be taken over"
     assert module not in sys.modules, "listing imports nothing"
     data = load("pack/set", "train")
     assert (data.name, data.split, len(data)) == ("pack/set", "train", 5)

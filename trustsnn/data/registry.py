@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from trustsnn.data.problems import problem
 from trustsnn.errors import DataError
+from trustsnn.plugins import Catalogue, Entry
 
 if TYPE_CHECKING:
     from trustsnn.data.dataset import Dataset, Domain
 
-GROUP = "trustsnn.datasets"
-
-
-class Entry(NamedTuple):
-    """A bundled data set: its loader 'module:function', called with (split, root, download), and one line about it."""
-
-    loader: str
-    description: str
-
-
-REGISTRY = {
+_BUNDLED = {  # loaders, called with (split, root, download)
     "digits": Entry("trustsnn.data.digits:digits", "scikit-learn's digits, 8 x 8, embedded: 1,437 train + 360 test"),
     "mnist": Entry("trustsnn.data.idx:mnist", "MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
     "fashion-mnist": Entry("trustsnn.data.idx:fashion_mnist", "Fashion-MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
@@ -32,16 +22,15 @@ REGISTRY = {
         "trustsnn.data.tabular:cancer", "Breast cancer Wisconsin, a table of 30 measures, embedded: 380 train + 189 test"
     ),
 }
+DATASETS = Catalogue("data set", "trustsnn.datasets", _BUNDLED)
 
 
 def names() -> dict[str, str]:
-    """Every name that `load` knows, with one line about it; installed packages' data sets come last."""
-    listed = {name: entry.description for name, entry in REGISTRY.items()}
-    for base in ("digits", "mnist"):
-        listed[f"events:{base}"] = f"{base} seen by a simulated event camera (events: works with every image data set)"
-    for name, point in sorted(_entry_points().items()):
-        listed[name] = f"from an installed package: {point.value}"
-    return listed
+    """Every name that `load` knows, with one line about it."""
+    events = {
+        base: f"{base} seen by a simulated event camera (events: works with every image data set)" for base in ("digits", "mnist")
+    }
+    return DATASETS.describe() | {f"events:{base}": line for base, line in events.items()}
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -77,12 +66,12 @@ def load(
 
         source = load(text.removeprefix("events:"), split, root=root, download=download, domain=domain, max_count=max_count)
         return events_of(source, frames, counts=counts)
-    if text in REGISTRY:
-        return _function(REGISTRY[text].loader)(split, place, download)  # type: ignore[no-any-return]
-    if "/" in text and (point := _entry_points().get(text)) is not None:
+    if text in DATASETS.bundled:
+        return DATASETS.load(text)(split, place, download)  # type: ignore[no-any-return]
+    if "/" in text and text in DATASETS.describe():
         from trustsnn.data.plugin import from_callable
 
-        return from_callable(point.load(), text, split, root=place, download=download, domain=domain, max_count=max_count)
+        return from_callable(DATASETS.load(text), text, split, root=place, download=download, domain=domain, max_count=max_count)
     path = Path(text).expanduser()
     if path.suffix == ".npz":
         from trustsnn.data.npz import load_npz
@@ -111,18 +100,6 @@ def splits(
     if sets["train"].split == sets["test"].split:
         sets = {split: stratified(sets[split], split, max(1, len(sets[split]) // 5)) for split in sets}
     return sets
-
-
-def _function(loader: str) -> Any:
-    module, _, function = loader.partition(":")
-    return getattr(import_module(module), function)
-
-
-def _entry_points() -> dict[str, Any]:
-    """Data sets of installed packages, by their name package/name. Nothing of them is imported here."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=GROUP) if "/" in point.name}
 
 
 def _unknown(text: str) -> DataError:
