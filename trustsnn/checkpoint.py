@@ -136,7 +136,8 @@ def load(folder: Path | str, *, key: Key | None = None) -> nn.Module:
     try:
         config = json.loads(config_text)
         if config["format"] != FORMAT:
-            raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / CONFIG}, got {config['format']!r}.")
+            hint = " A language model is for `trustsnn generate` and `inspect`." if "language" in str(config["format"]) else ""
+            raise UnsafeArtifactError(f"Expected format {FORMAT!r} in {folder / CONFIG}, got {config['format']!r}.{hint}")
         with torch.device("meta"):
             shape: Any = rebuild(config["architecture"])
         size = sum(tensor.numel() * tensor.element_size() for tensor in shape.state_dict().values())

@@ -7,7 +7,11 @@ import json
 import pytest
 import torch
 
+import trustsnn
+from trustsnn.checkpoint import model_hash
+from trustsnn.defenses.seal import seal
 from trustsnn.errors import ConfigError, DataError, ModelContractError, UnsafeArtifactError
+from trustsnn.keys import Key
 from trustsnn.language import (
     Corpus,
     LanguageConfig,
@@ -19,6 +23,7 @@ from trustsnn.language import (
     save,
     train_language,
 )
+from trustsnn.runners.inspect import describe_model
 
 SMALL = SpikeGPTConfig(width=16, layers=1, context=32)
 
@@ -67,6 +72,25 @@ def test_a_checkpoint_comes_back(tmp_path, network, corpus):
     tokens = torch.from_numpy(corpus.tokens[:200].reshape(50, 4))
     assert torch.equal(loaded(tokens), network(tokens))
     assert (loaded.alphabet, loaded.config, loaded.training) == (network.alphabet, network.config, False)
+
+
+def test_a_sealed_one_opens_with_its_key_alone(tmp_path, network, corpus):
+    save(network.float(), tmp_path / "model")
+    seal(tmp_path / "model", tmp_path / "sealed", Key(bytes(32)))
+    tokens = torch.from_numpy(corpus.tokens[:200].reshape(50, 4))
+    assert torch.equal(load(tmp_path / "sealed", key=Key(bytes(32)))(tokens), network(tokens))
+    with pytest.raises(ConfigError, match="is sealed"):
+        load(tmp_path / "sealed")
+
+
+def test_what_a_language_model_is(tmp_path, network):
+    lines = describe_model(save(network.float(), tmp_path / "model"))
+    assert f"hash: {model_hash(network)}" in lines
+    assert "spike-only: no" in lines
+    with pytest.raises(ConfigError, match="neither --weights nor --data"):
+        describe_model(tmp_path / "model", data="digits")
+    with pytest.raises(UnsafeArtifactError, match=r"`trustsnn generate` and `inspect`"):
+        trustsnn.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])

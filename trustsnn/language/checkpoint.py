@@ -22,6 +22,15 @@ def save(model: SpikeGPT, folder: Path | str, *, training: dict[str, Any] | None
     return write_folder(Path(folder), model, {"format": FORMAT, "architecture": model.architecture, "training": training})
 
 
+def is_language_model(folder: Path | str) -> bool:
+    """Whether a checkpoint folder says of itself that it holds a language model."""
+    try:
+        found = json.loads((Path(folder) / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
 def load(folder: Path | str, *, key: Key | None = None) -> SpikeGPT:
     """The language model of a checkpoint folder, in eval mode. A sealed one needs its key, and is opened in memory alone.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trustsnn import language
 from trustsnn.blocks import frozen, is_stochastic, observe
 from trustsnn.checkpoint import model_hash
 from trustsnn.data.split import stratified
@@ -29,6 +30,8 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
     samples."""
     if samples < 1:
         raise ConfigError(f"Expected at least 1 sample, got {samples}.")
+    if isinstance(model, str | Path) and language.is_language_model(model):
+        return _language(Path(model), weights, data)
     network = resolve_model(model, weights)
     x = ids = None
     if data is not None:
@@ -50,6 +53,23 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
             own = f", {count:,} parameters" if count else ""
             lines.append(f"  {name}: {module}{own}{rates.get(name, '')}")
     return lines + _spike_only(network, x)
+
+
+def _language(folder: Path, weights: Path | None, data: Any) -> list[str]:
+    """The same of a language model."""
+    if weights is not None or data is not None:
+        raise ConfigError(f"{folder} is a language model: it takes neither --weights nor --data.")
+    model = language.load(folder)
+    told = model.describe()
+    return [
+        f"language model over {told['symbols']} symbols",
+        *(f"{key}: {value}" for key, value in model.architecture.items() if key != "alphabet"),
+        f"hash: {model_hash(model)}",
+        f"parameters: {told['parameters']:,} in all; spiking layers: {len(told['spiking_layers'])}",
+        *(f"  {name}" for name in told["spiking_layers"]),
+        "spike-only: no",
+        *(f"  {part}: {computation}" for part, computation in told["real_valued"].items()),
+    ]
 
 
 def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str]:
