@@ -2,7 +2,8 @@
 
     python benchmarks/honest.py
 
-`conv` on digits in several forms, each trained as usual. The threshold of the finding "gradient-masking" rests on this table. The
+`conv` on digits in several forms, each trained as usual: ten with a graded readout, and one that counts spikes, whose logits tie and whose
+softmax saturates. The threshold of the finding "gradient-masking" rests on this table. The
 audits lie under --keep, so that a killed run goes on.
 """
 
@@ -32,6 +33,7 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"surrogate": "rectangular"},
     {"surrogate": "sigmoid", "width": 0.25},
     {"surrogate": "atan", "width": 2.0},
+    {"leak": 1.0},
 )
 
 
