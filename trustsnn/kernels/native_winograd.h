@@ -207,35 +207,50 @@ static void pack_half_tiles(const Shape &s, const float *weight, int64_t transpo
     });
 }
 
+// The place in the input of one in the input with zeros between, `up` apart; -1 for a zero or one outside.
+static inline int64_t source(int64_t place, int64_t up, int64_t size) {
+    if (place < 0) return -1;
+    if (up != 1) {
+        if (place % up) return -1;
+        place /= up;
+    }
+    return place < size ? place : -1;
+}
+
+template <int OUTPUTS>
+static void convolve_few_row(const Shape &s, int64_t item, const float *in, const float *weight, const float *bias, float *out) {
+    const int64_t row = item % s.rows, line = s.width * s.inputs;
+    const float *image = in + item / s.rows * s.height * line;
+    for (int64_t column = 0; column < s.columns; column++) {
+        V sums[OUTPUTS] = {};
+        for (int64_t ky = 0; ky < s.kernel_h; ky++) {
+            const int64_t y = source(row * s.stride_h + ky * s.dilation_h - s.top, s.up_h, s.height);
+            if (y < 0) continue;
+            for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+                const int64_t x = source(column * s.stride_w + kx * s.dilation_w - s.left, s.up_w, s.width);
+                if (x < 0) continue;
+                const float *from = image + y * line + x * s.inputs, *w = weight + (ky * s.kernel_w + kx) * OUTPUTS * s.inputs;
+                for (int64_t i = 0; i < s.inputs; i += LANES) {
+                    const V value = load(from + i);
+                    for (int o = 0; o < OUTPUTS; o++) sums[o] = multiply_add(value, load(w + o * s.inputs + i), sums[o]);
+                }
+            }
+        }
+        for (int o = 0; o < OUTPUTS; o++) {
+            float total = bias ? bias[o] : 0.0f;
+            for (int lane = 0; lane < LANES; lane++) total += sums[o][lane];
+            out[(item * s.columns + column) * OUTPUTS + o] = total;
+        }
+    }
+}
+
 // A convolution to no more than FEW outputs from a multiple of LANES inputs, which then fill the vectors: dot products with
 // weights [kernel_h][kernel_w][outputs][inputs].
 static void convolve_few(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
-    parallel(s.images * s.rows, s.threads, [&](int64_t item) {
-        const int64_t row = item % s.rows;
-        const float *image = in + item / s.rows * s.height * s.width * s.inputs;
-        for (int64_t column = 0; column < s.columns; column++) {
-            V sums[FEW] = {};
-            for (int64_t ky = 0; ky < s.kernel_h; ky++)
-                for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-                    const int64_t up = row * s.stride_h + ky * s.dilation_h - s.top, y = up / s.up_h;
-                    const int64_t over = column * s.stride_w + kx * s.dilation_w - s.left, x = over / s.up_w;
-                    if (up < 0 || over < 0 || up % s.up_h || over % s.up_w || y >= s.height || x >= s.width) continue;
-                    const float *from = image + (y * s.width + x) * s.inputs;
-                    const float *w = weight + (ky * s.kernel_w + kx) * s.outputs * s.inputs;
-                    for (int64_t i = 0; i < s.inputs; i += LANES) {
-                        const V value = load(from + i);
-                        for (int64_t o = 0; o < s.outputs; o++)
-                            sums[o] = multiply_add(value, load(w + o * s.inputs + i), sums[o]);
-                    }
-                }
-            float *to = out + (item * s.columns + column) * s.outputs;
-            for (int64_t o = 0; o < s.outputs; o++) {
-                float total = bias ? bias[o] : 0.0f;
-                for (int lane = 0; lane < LANES; lane++) total += sums[o][lane];
-                to[o] = total;
-            }
-        }
-    });
+    static_assert(FEW == 4, "one case for each number of outputs");
+    const auto row = s.outputs == 1 ? convolve_few_row<1> : s.outputs == 2 ? convolve_few_row<2>
+                   : s.outputs == 3 ? convolve_few_row<3> : convolve_few_row<4>;
+    parallel(s.images * s.rows, s.threads, [&](int64_t item) { row(s, item, in, weight, bias, out); });
 }
 
 template <class Number>

@@ -103,8 +103,8 @@ class SpikingNetwork(nn.Module):
         """Logits [len(steps), B, K] of some of the time steps, one after the other.
 
         `membranes` holds what the steps before these left in each layer of neurons, nothing at the start, and afterwards what these left;
-        it carries no gradient. The parts of an input give the same spikes as all steps at once. All steps in one part are the
-        forward pass as it is, and leave nothing.
+        it carries no gradient, and may be empty after the last step. The parts of an input give the same spikes as all steps at once.
+        All steps in one part are the forward pass as it is, and leave nothing.
         """
         if len(steps) == self.spec.steps:
             return self._run(x, generator)[0]
@@ -225,7 +225,7 @@ class SpikingNetwork(nn.Module):
         h = encoder(spec.encoder).encode(x, spec.steps, generator)
         h = h[part.start : part.stop] if len(h) > 1 else h
         signal = Signal(h.flatten(0, 1), len(h))
-        run = _Pass(len(x), part, self.layers[-1], look, signal.h, fire, membranes, generator)
+        run = _Pass(len(x), part, part.stop < spec.steps, self.layers[-1], look, signal.h, fire, membranes, generator)
         signal = run.through(self.stages(), signal)
         if signal.steps < len(part):
             raise ConfigError("A spiking network has at least one spiking layer; this one has none.")
@@ -260,6 +260,7 @@ class _Pass:
 
     batch: int
     part: range  # of the time steps
+    more: bool  # whether others follow
     last: nn.Module
     look: Look | None
     membrane: Tensor  # before the spikes of the last layer, if it has some and `look` is there
@@ -310,7 +311,7 @@ class _Pass:
                 fired = normalised_fire(before, neuron, signal.h, self.steps, signal.steps)  # type: ignore[arg-type]
             else:
                 left = self.membranes.get(neuron)
-                resumed = normalised_resume(before, neuron, signal.h, self.steps, signal.steps, left)  # type: ignore[arg-type]
+                resumed = normalised_resume(before, neuron, signal.h, self.steps, signal.steps, left, self.more)  # type: ignore[arg-type]
                 fired, self.membranes[neuron] = resumed
             return Signal(fired, self.steps, True)
         current = signal.h.unflatten(0, (signal.steps, self.batch))

@@ -25,11 +25,14 @@ class _NormalisedFire(torch.autograd.Function):
         layer = layer_of(leak, threshold, neuron.dynamics)
         spikes, after = norm.forward(x, steps, given, layer, *norm.affine(mean, spread, gamma, beta), before, resumable=resumable)
         ctx.mark_non_differentiable(after)
+        ctx.set_materialize_grads(False)
         return spikes, after
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradients[0] is None:
+            return (None,) * 12
         x, gamma, beta, leak, threshold, mean, spread, before = ctx.saved_tensors
         given, dynamics, estimator = ctx.settings
         learn = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
@@ -62,14 +65,15 @@ def normalised_fire(layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuro
 
 
 def normalised_resume(
-    layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuron, x: Tensor, steps: int, given: int, before: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuron, x: Tensor, steps: int, given: int, before: Tensor | None,
+    more: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `normalised_fire`, for further steps: see `SpikingNeuron.resume`. Spikes [steps * B, C, ...], and the membrane [B, C, ...] that
-    they leave."""
+    they leave; it may be empty where there are no `more` steps."""
     if not _fast(x):
         spikes, after = neuron.resume(normalised(layer, x).unflatten(0, (given, -1)), steps, before)
         return spikes.flatten(0, 1), after
-    return _run(layer, neuron, x, steps, given, before, resumable=True)
+    return _run(layer, neuron, x, steps, given, before, resumable=more)
 
 
 def _run(
