@@ -79,8 +79,10 @@ def test_a_sealed_one_opens_with_its_key_alone(tmp_path, network, corpus):
     seal(tmp_path / "model", tmp_path / "sealed", Key(bytes(32)))
     tokens = torch.from_numpy(corpus.tokens[:200].reshape(50, 4))
     assert torch.equal(load(tmp_path / "sealed", key=Key(bytes(32)))(tokens), network(tokens))
-    with pytest.raises(ConfigError, match="is sealed"):
-        load(tmp_path / "sealed")
+    assert describe_model(tmp_path / "sealed", key=Key(bytes(32))) == describe_model(tmp_path / "model")
+    for ask in (load, describe_model):
+        with pytest.raises(ConfigError, match="is sealed"):
+            ask(tmp_path / "sealed")
 
 
 def test_what_a_language_model_is(tmp_path, network):

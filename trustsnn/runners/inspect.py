@@ -12,6 +12,7 @@ from trustsnn.blocks import frozen, is_stochastic, observe
 from trustsnn.checkpoint import model_hash
 from trustsnn.data.split import stratified
 from trustsnn.errors import ConfigError
+from trustsnn.keys import Key
 from trustsnn.models import SpikingNetwork
 from trustsnn.models.branches import Branches
 from trustsnn.models.flow import Flow, Kind, inputs_of, observed_inputs
@@ -24,14 +25,16 @@ from trustsnn.statistics import wilson_of_mean
 SAMPLES = 100
 
 
-def describe_model(model: Any, weights: Path | None = None, data: Any = None, samples: int = SAMPLES) -> list[str]:
+def describe_model(
+    model: Any, weights: Path | None = None, data: Any = None, samples: int = SAMPLES, key: Key | None = None
+) -> list[str]:
     """Specification, hash, every layer with its parameters, and which layers are fed with something other than spikes. With
     `data` (as for an audit) also the share of neurons of each layer that spike at a step, over up to `samples` of its
-    samples."""
+    samples. `key` opens a sealed language model."""
     if samples < 1:
         raise ConfigError(f"Expected at least 1 sample, got {samples}.")
     if isinstance(model, str | Path) and language.is_language_model(model):
-        return _language(Path(model), weights, data)
+        return _language(Path(model), weights, data, key)
     network = resolve_model(model, weights)
     x = ids = None
     if data is not None:
@@ -55,11 +58,11 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
     return lines + _spike_only(network, x)
 
 
-def _language(folder: Path, weights: Path | None, data: Any) -> list[str]:
+def _language(folder: Path, weights: Path | None, data: Any, key: Key | None) -> list[str]:
     """The same of a language model."""
     if weights is not None or data is not None:
         raise ConfigError(f"{folder} is a language model: it takes neither --weights nor --data.")
-    model = language.load(folder)
+    model = language.load(folder, key=key)
     told = model.describe()
     return [
         f"language model over {told['symbols']} symbols",
