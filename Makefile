@@ -42,7 +42,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(INSTALL) pdoc
-	cd tests && ../$(BIN)/pdoc --output-directory ../site trustsnn trustsnn.attacks trustsnn.reports
+	$(BIN)/python docs/reference.py
 
 # Trains what is to be measured unless it is there; CIFAR-10 and MNIST are looked for under TRUSTSNN_DATA.
 bench: $(BENCH)/.installed
