@@ -112,6 +112,10 @@ results-hardware: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --samples 250 --json docs/results/data/hardware/twins-mnist.json
 	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --channels 0.5 --samples 100 \
 		--json docs/results/data/hardware/twins-cifar10.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --samples 250 --twins speck:approximate=true,xylo:approximate=true \
+		--json docs/results/data/hardware/twins-mnist-approximate.json
+	$(BENCH)/bin/python benchmarks/hardware.py --threads 1 --data cifar10 --channels 0.5 --samples 100 \
+		--twins speck:approximate=true,xylo:approximate=true --json docs/results/data/hardware/twins-cifar10-approximate.json
 	for name in chips integrity energy peer_models; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/hardware/$$name.json || exit 1; \
 	done
