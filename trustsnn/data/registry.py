@@ -13,16 +13,21 @@ from trustsnn.plugins import Catalogue, Entry
 if TYPE_CHECKING:
     from trustsnn.data.dataset import Dataset, Domain
 
-_BUNDLED = {  # loaders, called with (split, root, download)
-    "digits": Entry("trustsnn.data.digits:digits", "scikit-learn's digits, 8 x 8, embedded: 1,437 train + 360 test"),
-    "mnist": Entry("trustsnn.data.idx:mnist", "MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
-    "fashion-mnist": Entry("trustsnn.data.idx:fashion_mnist", "Fashion-MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
-    "cifar10": Entry("trustsnn.data.cifar:cifar10", "CIFAR-10, 3 x 32 x 32, binary version: 50,000 train + 10,000 test"),
-    "cancer": Entry(
-        "trustsnn.data.tabular:cancer", "Breast cancer Wisconsin, a table of 30 measures, embedded: 380 train + 189 test"
-    ),
-}
-DATASETS = Catalogue("data set", "trustsnn.datasets", _BUNDLED)
+DATASETS = Catalogue(
+    "data set",
+    "trustsnn.datasets",
+    {  # loaders, called with (split, root, download)
+        "digits": Entry("trustsnn.data.digits:digits", "scikit-learn's digits, 8 x 8, embedded: 1,437 train + 360 test"),
+        "mnist": Entry("trustsnn.data.idx:mnist", "MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"),
+        "fashion-mnist": Entry(
+            "trustsnn.data.idx:fashion_mnist", "Fashion-MNIST, 28 x 28: 60,000 train + 10,000 test (IDX files)"
+        ),
+        "cifar10": Entry("trustsnn.data.cifar:cifar10", "CIFAR-10, 3 x 32 x 32, binary version: 50,000 train + 10,000 test"),
+        "cancer": Entry(
+            "trustsnn.data.tabular:cancer", "Breast cancer Wisconsin, a table of 30 measures, embedded: 380 train + 189 test"
+        ),
+    },
+)
 
 
 def names() -> dict[str, str]:
