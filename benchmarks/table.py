@@ -92,7 +92,16 @@ what was expected, is in [hardening-findings.md](hardening-findings.md).
 """,
     ),
     "hardware": Document(
-        ("twins-mnist", "twins-mnist-approximate", "twins-cifar10", "twins-cifar10-approximate", "chips", "integrity", "energy", "peer_models"),
+        (
+            "twins-mnist",
+            "twins-mnist-approximate",
+            "twins-cifar10",
+            "twins-cifar10-approximate",
+            "chips",
+            "integrity",
+            "energy",
+            "peer_models",
+        ),
         f"""# Hardware, energy, foreign models
 
 {{machine}}
