@@ -108,7 +108,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--leak", type=float, default=0.9, help="1 leaks nothing (default %(default)s)")
     parser.add_argument("--samples", type=int, default=300, help="test images (default %(default)s)")
     parser.add_argument("--eps", default="0.09", help="radius, linf (default %(default)s)")
-    parser.add_argument("--eot", default="1,5,10,20", help="draws behind a gradient (default %(default)s)")
+    parser.add_argument("--eot", default="1,5,10", help="draws behind a gradient (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="of the attack (default %(default)s)")
     parser.add_argument("--iterations", type=int, default=20, help="of PGD and APGD (default %(default)s)")
     parser.add_argument("--judges", type=int, default=20, help="fresh draws that judge (default %(default)s)")
