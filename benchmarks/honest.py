@@ -2,7 +2,7 @@
 
     python benchmarks/honest.py
 
-`conv` on digits in several forms, each trained as usual: ten with a graded readout, and one that counts spikes, whose logits tie and whose
+`conv` on digits in several forms, each trained as usual: ten with a graded readout, and one that counts spikes, whose
 softmax saturates. The threshold of the finding "gradient-masking" rests on this table. The
 audits lie under --keep, so that a killed run goes on.
 """

@@ -79,18 +79,17 @@ def test_a_sealed_one_opens_with_its_key_alone(tmp_path, network, corpus):
     seal(tmp_path / "model", tmp_path / "sealed", Key(bytes(32)))
     tokens = torch.from_numpy(corpus.tokens[:200].reshape(50, 4))
     assert torch.equal(load(tmp_path / "sealed", key=Key(bytes(32)))(tokens), network(tokens))
-    assert describe_model(tmp_path / "sealed", key=Key(bytes(32))) == describe_model(tmp_path / "model")
-    for ask in (load, describe_model):
-        with pytest.raises(ConfigError, match="is sealed"):
-            ask(tmp_path / "sealed")
+    with pytest.raises(ConfigError, match="is sealed"):
+        load(tmp_path / "sealed")
 
 
 def test_what_a_language_model_is(tmp_path, network):
-    lines = describe_model(save(network.float(), tmp_path / "model"))
+    save(network.float(), tmp_path / "model")
+    lines = describe_model(network)
     assert f"hash: {model_hash(network)}" in lines
     assert "spike-only: no" in lines
     with pytest.raises(ConfigError, match="neither --weights nor --data"):
-        describe_model(tmp_path / "model", data="digits")
+        describe_model(network, data="digits")
     with pytest.raises(UnsafeArtifactError, match=r"`trustsnn generate` and `inspect`"):
         trustsnn.load(tmp_path / "model")
 

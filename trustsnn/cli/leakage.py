@@ -75,8 +75,7 @@ def class_(
     names = [str(each) for each in models]
     if len(set(names)) < len(names):
         raise ConfigError(f"Expected each model once, got {', '.join(names)}.")
-    closed = [folder for folder in models if is_sealed(folder)]
-    if key is not None and not closed:
+    if key is not None and not any(map(is_sealed, (*models, judge))):
         raise ConfigError(f"Expected a sealed model for that key, got {', '.join(names)}. Leave the key out.")
     found = find_estimator(estimator) if estimator else None
     attacks: list[ClassAttack] = []
@@ -92,9 +91,9 @@ def class_(
                 )
             )  # fmt: skip
     test = load(data, "test", root=data_root, download=download)
-    loaded = {str(folder): load_network(folder, key=key if folder in closed else None) for folder in models}
+    *loaded, by = (load_network(folder, key=key if is_sealed(folder) else None) for folder in (*models, judge))
     class_leakage(
-        loaded, load_network(judge), test if samples is None else test.take(samples),
+        dict(zip(names, loaded, strict=True)), by, test if samples is None else test.take(samples),
         out, attacks, images=images, seed=seed, told=None if quiet else lambda line: typer.echo(line, err=True),
     )  # fmt: skip
     typer.echo(str(out / "leakage.html"))

@@ -195,11 +195,11 @@ def inspect_command(
     key: KeyOption = None,
 ) -> None:
     """Say what a model is: its input, its time steps, its layers and their parameters, and which of them take more than spikes."""
-    from trustsnn.language import is_language_model
+    from trustsnn import language
     from trustsnn.runners.inspect import describe_model
 
-    found = model if is_language_model(model) else opened(model, key, weights)
-    for line in describe_model(found, weights, data, samples, key):
+    found = language.load(model, key=key) if language.is_language_model(model) else opened(model, key, weights)
+    for line in describe_model(found, weights, data, samples):
         typer.echo(line)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trustsnn import language
 from trustsnn.blocks import frozen, is_stochastic, observe
 from trustsnn.checkpoint import model_hash
 from trustsnn.data.split import stratified
 from trustsnn.errors import ConfigError
-from trustsnn.keys import Key
+from trustsnn.language import SpikeGPT
 from trustsnn.models import SpikingNetwork
 from trustsnn.models.branches import Branches
 from trustsnn.models.flow import Flow, Kind, inputs_of, observed_inputs
@@ -25,16 +24,16 @@ from trustsnn.statistics import wilson_of_mean
 SAMPLES = 100
 
 
-def describe_model(
-    model: Any, weights: Path | None = None, data: Any = None, samples: int = SAMPLES, key: Key | None = None
-) -> list[str]:
+def describe_model(model: Any, weights: Path | None = None, data: Any = None, samples: int = SAMPLES) -> list[str]:
     """Specification, hash, every layer with its parameters, and which layers are fed with something other than spikes. With
     `data` (as for an audit) also the share of neurons of each layer that spike at a step, over up to `samples` of its
-    samples. `key` opens a sealed language model."""
+    samples."""
     if samples < 1:
         raise ConfigError(f"Expected at least 1 sample, got {samples}.")
-    if isinstance(model, str | Path) and language.is_language_model(model):
-        return _language(Path(model), weights, data, key)
+    if isinstance(model, SpikeGPT):
+        if weights is not None or data is not None:
+            raise ConfigError("A language model takes neither --weights nor --data.")
+        return _language(model)
     network = resolve_model(model, weights)
     x = ids = None
     if data is not None:
@@ -58,11 +57,8 @@ def describe_model(
     return lines + _spike_only(network, x)
 
 
-def _language(folder: Path, weights: Path | None, data: Any, key: Key | None) -> list[str]:
+def _language(model: SpikeGPT) -> list[str]:
     """The same of a language model."""
-    if weights is not None or data is not None:
-        raise ConfigError(f"{folder} is a language model: it takes neither --weights nor --data.")
-    model = language.load(folder, key=key)
     told = model.describe()
     return [
         f"language model over {told['symbols']} symbols",
