@@ -74,7 +74,9 @@ results-attacks: $(BENCH)/.installed
 
 # Hours on two cores; goes on where a killed one stopped.
 results-core: $(BENCH)/.installed
-	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --bit-l1 0 --steps 2,4,8 --threads 1 --json docs/results/data/core/conversion-mnist.json
+	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --threads 1 --json docs/results/data/core/conversion-mnist.json
+	$(BENCH)/bin/python benchmarks/conversion.py --train 10000 --levels 7 --bit-l1 0,1e-8,1e-7,1e-6 --steps 4 --threads 1 \
+		--json docs/results/data/core/conversion-bits.json
 	$(BENCH)/bin/python benchmarks/conversion.py --data cifar10 --network vgg9 --threads 1 --json docs/results/data/core/conversion-cifar10.json
 	$(BENCH)/bin/python benchmarks/bitserial.py --train 10000 --steps 4,8 --threads 1 --json docs/results/data/core/bitserial-mnist.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --data cifar10 --network vgg9 --train 10000 --test 2000 --epochs 6 \

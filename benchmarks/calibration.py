@@ -85,11 +85,14 @@ def main() -> None:
     report.table(f"Where error enters, T = {given.layers_at}", columns, layers, note)
 
 
-def network(given: Namespace, data: Dataset, seed: int, outcomes: Outcomes) -> tuple[SpikingNetwork, float]:
-    """The trained ReLU network of a seed, and the processor time of its training, in seconds."""
+def network(
+    given: Namespace, data: Dataset, seed: int, outcomes: Outcomes, neuron: str = "relu", **arguments: Any
+) -> tuple[SpikingNetwork, float]:
+    """The trained ANN of a seed, and the processor time of its training, in seconds."""
     model = build(
-        given.network, input_shape=data.sample_shape, classes=len(data.classes), channels=given.channels, neuron="relu", seed=seed
-    )
+        given.network, input_shape=data.sample_shape, classes=len(data.classes), channels=given.channels, neuron=neuron,
+        seed=seed, **arguments,
+    )  # fmt: skip
     return outcomes.trained(model, data, recipe(given, given.epochs, seed))
 
 

@@ -1,7 +1,7 @@
 """What a conversion loses: a QCFS network of each number of levels against its bit-serial and its rate-coded spiking network.
 
     python benchmarks/conversion.py
-    python benchmarks/conversion.py --train 5000 --test 2000 --epochs 5 --bit-l1 0
+    python benchmarks/conversion.py --train 10000 --levels 7 --bit-l1 0,1e-8,1e-7,1e-6 --steps 4
 
 Every activation of every test image is compared. In float64 no sum of the bit-serial network is rounded. In float32 the order of
 additions decides what becomes of a current that lies between two levels, in the ANN itself as well; so the ANN in float32 is
@@ -34,7 +34,9 @@ def main() -> None:
     arguments(parser)
     given = begin(parser)
     data, test = sets_of(given)
-    report = Report(f"Conversion: {given.network} on {given.data}, {len(data)} training and {len(test)} test images", given)
+    penalised = ", with a penalty on bits" if any(given.bit_l1) else ""
+    title = f"Conversion{penalised}: {given.network} on {given.data}, {len(data)} training and {len(test)} test images"
+    report = Report(title, given)
     networks = []
     raw = []
     for levels in given.levels:
@@ -108,8 +110,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--levels", type=whole, default=[3, 7, 15], help="2^T - 1, with commas (default 3,7,15)")
     parser.add_argument("--steps", type=whole, default=[2, 4, 8, 16, 32], help="of the rate code (default 2,4,8,16,32)")
     parser.add_argument(
-        "--bit-l1", type=lambda text: [float(each) for each in text.split(",")], default=[0.0, 1e-5],
-        help="weights of the bit-level penalty, with commas (default 0,1e-5)",
+        "--bit-l1", type=lambda text: [float(each) for each in text.split(",")], default=[0.0],
+        help="weights of the bit-level penalty, with commas (default 0)",
     )  # fmt: skip
     parser.add_argument("--keep", type=Path, default=Path("models/conversion"), help="(default %(default)s)")
 

@@ -63,6 +63,7 @@ with its 95 % interval (Wilson) and count. What the tables say, read against wha
             *(
                 "conversion-mnist",
                 "conversion-cifar10",
+                "conversion-bits",
                 "bitserial-mnist",
                 "calibration-cifar10",
                 "calibration-mnist",

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from trustsnn.blocks import frozen
-from trustsnn.conversion.calibrate import rectified
 from trustsnn.conversion.fold import rescaled_layers
-from trustsnn.conversion.segments import Segment, check_sequential, current, segments
+from trustsnn.conversion.segments import Segment, check_sequential, current, rectified, segments
 from trustsnn.conversion.thresholds import with_thresholds
 from trustsnn.data import Dataset
 from trustsnn.encoders import encoder as find_encoder

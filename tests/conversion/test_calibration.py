@@ -262,6 +262,26 @@ def test_a_hybrid_start_is_the_balanced_network_in_neurons_that_learn(rectified,
         assert not isinstance(mine, Calibrated) or mine.bound == pytest.approx(0.7 * theirs.bound)
 
 
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_hybrid_start_of_a_qcfs_network_is_its_rate_conversion(ann, few, learn):
+    x = images(few)
+    start = hybrid_start(ann, 4, learn=learn)
+    with torch.no_grad():
+        assert torch.equal(start.eval()(x), convert(ann, "rate", steps=4)(x))
+    neurons = [layer for layer in start.layers if isinstance(layer, SpikingNeuron)]
+    assert {neuron.dynamics.initial for neuron in neurons} == {0.5}
+    assert sum(p.dim() == 0 for p in start.parameters()) == 2 * learn * len(neurons)
+
+
+def test_a_hybrid_start_takes_what_fits_the_kind_of_ann(ann, rectified, samples):
+    with pytest.raises(ConfigError, match="takes samples of the training split"):
+        hybrid_start(rectified, 4)
+    with pytest.raises(ConfigError, match="learnt its thresholds: hybrid training of one takes no calibration"):
+        hybrid_start(ann, 4, Calibration(samples))
+    with pytest.raises(ConfigError, match=r"all ReLU or all QCFS\. Train one with: trustsnn train ann, or: trustsnn train qcfs"):
+        hybrid_start(convert(ann, "rate", steps=4), 4)
+
+
 def test_bad_conversions_are_refused(ann, rectified, samples):
     given = Calibration(samples)
     for arguments, message in (

@@ -12,7 +12,7 @@ import pytest
 
 import trustsnn
 from trustsnn.checkpoint import model_hash
-from trustsnn.conversion import Calibration, convert
+from trustsnn.conversion import Calibration, convert, hybrid_start
 from trustsnn.data import load
 from trustsnn.neurons.estimator import neurons_of
 
@@ -100,3 +100,16 @@ def test_hybrid_goes_on_from_an_ann(rectified_folder, tmp_path):
     assert training["estimator"] == {"name": "stdb", "alpha": 0.3, "beta": 0.01}
     refused = run("train", "hybrid", *arguments, "--diet", code=2)
     assert "holds a training run of other settings (start differ)" in refused
+
+
+def test_hybrid_goes_on_from_a_qcfs_network_without_calibration(trained, tmp_path):
+    arguments = ["--ann", trained, "--data", "digits", "--out", tmp_path / "snn", "--epochs", 1, "--steps", 2, "--quiet"]
+    refused = run("train", "hybrid", *arguments, "--scale", 0.7, code=2)
+    assert "takes no calibration" in refused
+    assert not (tmp_path / "snn").exists()
+    said = run("train", "hybrid", *arguments)
+    assert "test samples correct (95 % interval" in said
+    spiking, ann = trustsnn.load(tmp_path / "snn"), trustsnn.load(trained)
+    training = json.loads((tmp_path / "snn" / "config.json").read_text())["training"]
+    assert training["weights"] == model_hash(hybrid_start(ann, 2))
+    assert spiking.spec.steps == 2

@@ -164,14 +164,16 @@ def ann(
 
 @train_app.command("hybrid")
 def hybrid(
-    ann: Annotated[Path, typer.Option("--ann", help="Checkpoint folder of a ReLU network; see `trustsnn train ann`.")],
+    ann: Annotated[Path, typer.Option("--ann", help="Checkpoint folder; see `trustsnn train ann` and `trustsnn train qcfs`.")],
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Checkpoint folder.")],
     steps: Annotated[int, typer.Option(help="Time steps T.")] = 4,
     diet: Annotated[bool, typer.Option("--diet", help="DIET-SNN: learn leak and threshold of each layer.")] = False,
     scale: Annotated[float | None, typer.Option(help="Of the balanced thresholds; 0.7, with --diet 0.25.")] = None,
-    percentile: Annotated[float, typer.Option(help="Threshold of a layer among its activations; 100 is the largest.")] = 100.0,
-    calibration: Annotated[int, typer.Option(help="Training samples that balance the thresholds.")] = 1024,
+    percentile: Annotated[
+        float | None, typer.Option(help="Threshold of a layer among its activations; 100, the largest.")
+    ] = None,
+    calibration: Annotated[int | None, typer.Option(help="Training samples that balance the thresholds; 1,024.")] = None,
     stdb: Annotated[bool, typer.Option("--stdb", help="Differentiate a spike by the time since the last one.")] = False,
     surrogate: SurrogateOption = "triangular",
     width: WidthOption = 1.0,
@@ -188,14 +190,15 @@ def hybrid(
     download: DownloadOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Convert a ReLU network and train it on through time, for few steps. Synapses that are 0 stay 0. The same command goes on where a
-    killed run stopped."""
+    """Convert an ANN and train it on through time, for few steps. One with ReLU has its thresholds balanced, one with QCFS has learnt
+    them. Synapses that are 0 stay 0. The same command goes on where a killed run stopped."""
     prepare(threads)
     from contextlib import nullcontext
 
     from trustsnn.checkpoint import load_network, model_hash
     from trustsnn.conversion import Calibration, hybrid_start
     from trustsnn.conversion.hybrid import DIET_SCALE, SCALE
+    from trustsnn.conversion.segments import rectified
     from trustsnn.neurons.stdb import STDB
     from trustsnn.runners.resolve import fit
 
@@ -203,8 +206,11 @@ def hybrid(
     network = load_network(ann)
     fit(network, sets["test"])
     start = {"ann": model_hash(network), "estimator": STDB().describe() if stdb else None}
-    scale = (DIET_SCALE if diet else SCALE) if scale is None else scale
-    given = Calibration(sets["train"].take(calibration), percentile=percentile, scale=scale)
+    given = None
+    if rectified(network) or (scale, percentile, calibration) != (None, None, None):
+        scale = (DIET_SCALE if diet else SCALE) if scale is None else scale
+        percentile = 100.0 if percentile is None else percentile
+        given = Calibration(sets["train"].take(calibration or 1024), percentile=percentile, scale=scale)
     network = hybrid_start(network, steps, given, learn=diet, surrogate=surrogate, width=width)
     start["weights"] = model_hash(network)
     settings = training_settings(locals())

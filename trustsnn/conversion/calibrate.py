@@ -13,13 +13,13 @@ from torch.func import functional_call
 
 from trustsnn.blocks import frozen
 from trustsnn.conversion.fold import rescaled_layers
-from trustsnn.conversion.segments import batches, check_sequential, current, segments
+from trustsnn.conversion.segments import batches, check_sequential, current, rectified, segments
 from trustsnn.conversion.thresholds import largest_activations, least_squares, with_thresholds
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork, through
 from trustsnn.models.zoo import stated
-from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
+from trustsnn.neurons import Dynamics, Surrogate
 from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.estimator import mean_over_time, over_time
 from trustsnn.neurons.relu import ReLU
@@ -62,12 +62,6 @@ class Calibration:
         if self.iterations < 1:
             raise ConfigError(f"Expected at least 1 iteration of the weights' calibration, got {self.iterations}.")
         Dynamics(initial=self.initial)
-
-
-def rectified(ann: SpikingNetwork) -> bool:
-    """Whether all layers of neurons of `ann` are ReLU."""
-    found = [layer for layer in ann.layers if isinstance(layer, SpikingNeuron)] if isinstance(ann, SpikingNetwork) else []
-    return bool(found) and all(isinstance(layer, ReLU) for layer in found)
 
 
 def calibrated(ann: SpikingNetwork, method: str, steps: int | None, calibration: Calibration | None) -> SpikingNetwork:

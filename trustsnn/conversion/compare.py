@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from trustsnn.blocks import frozen
-from trustsnn.conversion.calibrate import rectified
 from trustsnn.conversion.convert import levels_of
-from trustsnn.conversion.segments import Segment, batches, current, segments
+from trustsnn.conversion.segments import Segment, batches, current, rectified, segments
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork

@@ -14,6 +14,8 @@ from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork, Stage, through
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.estimator import neurons_of
+from trustsnn.neurons.qcfs import QCFS
+from trustsnn.neurons.relu import ReLU
 
 _BATCH = 50
 
@@ -24,6 +26,21 @@ class Segment(NamedTuple):
     name: str
     stages: list[Stage]
     neuron: SpikingNeuron | None
+
+
+def rectified(ann: SpikingNetwork) -> bool:
+    """Whether all layers of neurons of `ann` are ReLU."""
+    return _all(ann, ReLU)
+
+
+def quantised(ann: SpikingNetwork) -> bool:
+    """Whether all layers of neurons of `ann` are QCFS."""
+    return _all(ann, QCFS)
+
+
+def _all(ann: SpikingNetwork, kind: type[SpikingNeuron]) -> bool:
+    found = [layer for layer in ann.layers if isinstance(layer, SpikingNeuron)] if isinstance(ann, SpikingNetwork) else []
+    return bool(found) and all(isinstance(layer, kind) for layer in found)
 
 
 def check_sequential(network: SpikingNetwork) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trustsnn.attacks.leakage import ClassAttack, ClassRepresentation, Judge
 from trustsnn.checkpoint import model_hash
-from trustsnn.conversion.calibrate import rectified
+from trustsnn.conversion.segments import rectified
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.files import write_arrays, write_text
