@@ -82,14 +82,14 @@ results-core: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --data cifar10 --network vgg9 --train 10000 --test 2000 --epochs 6 \
 		--augment shift-flip --steps 4,8,16 --json docs/results/data/core/calibration-cifar10.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json docs/results/data/core/calibration-mnist.json
-	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --json docs/results/data/core/hybrid-mnist.json
-	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --data cifar10 --network vgg9 --channels 0.5 --train 0 --epochs 10 \
-		--augment shift-flip --steps 2,4 --json docs/results/data/core/hybrid-cifar10.json
+	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --seeds 0,1,2 --json docs/results/data/core/hybrid-mnist.json
+	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --data cifar10 --network vgg9 --train 0 --epochs 10 --augment shift-flip \
+		--steps 2,4 --json docs/results/data/core/hybrid-cifar10.json
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --alone 0.3 --json docs/results/data/core/sparse.json
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --channels 1 --sparsities 0.95,0.98 --methods gradr,magnitude \
 		--json docs/results/data/core/sparse-all.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --train 60000 --test 10000 --epochs 3 --seeds 2 --json docs/results/data/core/onestep-mnist.json
-	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --data cifar10 --train 3000 --epochs 5 --batch 64 --seeds 1 \
+	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --data cifar10 --train 15000 --test 3000 --epochs 20 --batch 64 --seeds 1 \
 		--json docs/results/data/core/onestep-cifar10.json
 	$(BENCH)/bin/python benchmarks/onestep.py --threads 1 --network onestep-rnn --channels 0.5 --train 1000 --test 1000 --seeds 1 \
 		--rounds 3 --json docs/results/data/core/onestep-rnn.json

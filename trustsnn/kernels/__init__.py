@@ -38,12 +38,21 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if found[name])
 
 
+@cache
+def default() -> str:
+    """The implementation that TRUSTSNN_KERNELS names, or the best one; it is read once, because every layer asks in every step."""
+    return _known(os.environ.get("TRUSTSNN_KERNELS") or available()[0])
+
+
 def backend() -> str:
     """The implementation in use on the CPU: "native", "numba" or "torch"."""
-    wanted = _wanted or os.environ.get("TRUSTSNN_KERNELS") or available()[0]
-    if wanted not in available():
-        raise ConfigError(f"Expected kernels (TRUSTSNN_KERNELS) of {', '.join(available())} here, got {wanted!r}.")
-    return wanted
+    return _wanted or default()
+
+
+def _known(name: str) -> str:
+    if name not in available():
+        raise ConfigError(f"Expected kernels (TRUSTSNN_KERNELS) of {', '.join(available())} here, got {name!r}.")
+    return name
 
 
 def describe() -> str:
@@ -62,9 +71,8 @@ def using(name: str) -> Iterator[None]:
     """Inside this block the kernels are those of `name`."""
     global _wanted
     before = _wanted
-    _wanted = name
+    _wanted = _known(name)
     try:
-        backend()
         yield
     finally:
         _wanted = before

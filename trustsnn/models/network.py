@@ -79,6 +79,7 @@ class SpikingNetwork(nn.Module):
         self.memory: int | None = None
         self._bytes: int | None = None
         self._fixed: list[Stage] | None = None
+        self._alike = False  # whether all of those give a sample the same bits in any batch
         self.sensor: nn.Sequential | None = None
         self._synapses = BiasAtLast if spec.readout == "bits" else Synapses
 
@@ -157,19 +158,21 @@ class SpikingNetwork(nn.Module):
     @contextmanager
     def fixed(self) -> Iterator[None]:
         """Inside, weights do not change and the model is in eval mode: normalisation is folded into the weights once."""
-        before = self._fixed
-        self._fixed = before or self._prepared(self.layers, "", fold=True)
+        before = self._fixed, self._alike
+        if self._fixed is None:
+            self._fixed = self._prepared(self.layers, "", fold=True)
+            plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in self.parameters())
+            self._alike = plain and all(_independent(stage) for _, stage in self._fixed)
         try:
             yield
         finally:
-            self._fixed = before
+            self._fixed, self._alike = before
 
     @property
     def independent(self) -> bool:
         """Whether a sample's result is the same bits in whatever batch it comes: inside `fixed`, with the native kernels, for
         layers that are known to be so."""
-        plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in self.parameters())
-        return self._fixed is not None and plain and backend() == "native" and all(_independent(f) for _, f in self._fixed)
+        return self._alike and backend() == "native"
 
     @property
     def affordable(self) -> int:

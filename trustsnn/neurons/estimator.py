@@ -149,7 +149,7 @@ def neurons_of(model: nn.Module) -> list[SpikingNeuron]:
 
 def foreign_neurons(model: nn.Module) -> list[SpikingLayer]:
     """The neurons of other frameworks in the wrapped modules (`trustsnn.interop`) of `model`."""
-    return [neuron for module in model.modules() for neuron in getattr(module, "foreign_neurons", ())]
+    return [neuron for module in model.modules() for neuron in vars(module).get("foreign_neurons", ())]
 
 
 def spiking_layers(model: nn.Module) -> list[SpikingLayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,16 +11,34 @@ from torch import Tensor
 from trustsnn.errors import ModelContractError
 
 
-class Operation(torch.autograd.Function):
-    """An autograd function with a `setup_context`, which makes it ready for `torch.func`.
+class _Bound(NamedTuple):
+    """Arguments as `inspect.BoundArguments` has them."""
 
-    torch then looks up the signature of `forward` in every call, which takes a tenth of a millisecond; here it is kept.
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def apply_defaults(self) -> None:
+        """There are none."""
+
+
+class _Given(inspect.Signature):
+    """That of a function whose arguments are all given, and by position: there is nothing to look up."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        return _Bound(args, kwargs)
+
+
+class Operation(torch.autograd.Function):
+    """An autograd function with a `setup_context`, which makes it ready for `torch.func`. `apply` takes all arguments by position.
+
+    torch binds the arguments to the signature of `forward` in every call, which takes as long as a small layer. Here that is
+    nothing.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "forward" in vars(cls):
-            cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+            cls.forward.__signature__ = _Given()  # type: ignore[attr-defined]
 
 
 class Gradient(Operation):
