@@ -48,7 +48,7 @@ class Trained(NamedTuple):
 def recipes(eps: float) -> dict[str, str]:
     """The recipes by the names of their rows, as `parse` reads them."""
     return {
-        "hire": f"hire:periods=2:eps={eps}:step_size={eps / 2}",
+        "hire": f"hire:periods=2:eps={eps}",
         "at": f"at:eps={eps}:steps=3",
         "trades": f"trades:eps={eps}:steps=3",
         "rat": f"rat:eps={eps}",
@@ -57,7 +57,7 @@ def recipes(eps: float) -> dict[str, str]:
         "feel": "feel",
         "mpd-sgr": "mpd-sgr",
         "tgo": "tgo",
-        "mppd-tv": f"mppd-tv:eps={eps}",
+        "mppd-tv": f"mppd-tv:eps={eps}:steps=3",
         "noise": "noise",
         "at+mpd-sgr": f"at:eps={eps}:steps=3+mpd-sgr",
     }

@@ -58,7 +58,7 @@ def check(content: Content, where: str = "the certificates") -> int:
     """
     try:
         return _checked(content)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise UnsafeArtifactError(f"{where}: a field is missing or of another kind: {error!r}. Certify again.") from error
     except _Wrong as error:
         raise UnsafeArtifactError(f"{where}: {error}. The certificate does not hold: certify again.") from error
@@ -92,6 +92,12 @@ def _checked(content: Content) -> int:
     }
     _need(sha256_of(named) == data["samples_sha256"], "names and labels are not those of samples_sha256")
     classes = content["model"]["classes"]
+    _need(_whole(classes, 2), f"no number of classes: {classes!r}")
+    for name, fits in _SETTINGS[method].items():
+        value = content["settings"][name]
+        _need(fits(value), f"no {name} of the method {method!r}: {value!r}")
+    if method == "rate":
+        _need(_whole(content["model"]["steps"], 1), f"no number of time steps: {content['model']['steps']!r}")
     for entry in entries:
         prediction, radius = entry["prediction"], entry["radius"]
         known = prediction is None or (type(prediction) is int and 0 <= prediction < classes)
@@ -100,16 +106,37 @@ def _checked(content: Content) -> int:
         _need(radius is None or prediction is not None, f"sample {entry['sample']}: a radius without a class")
         reason = _RULES[method](entry, content)
         _need(reason is None, f"sample {entry['sample']}: {reason}")
+    right = [entry for entry in entries if entry["prediction"] == entry["label"]]
+    _figure(content["correct"], len(right), len(entries), "correct")
+    closed, certified = content["norm"] == "linf", [entry["radius"] for entry in right if entry["radius"] is not None]
     for point in content["curve"]:
         wanted = point["radius"]
-        closed = content["norm"] == "linf"
-        right = [e for e in entries if e["radius"] is not None and e["prediction"] == e["label"]]
-        count = sum(e["radius"] > wanted or (closed and e["radius"] == wanted) for e in right)
-        _need(
-            (point["successes"], point["count"]) == (count, len(entries)),
-            f"the curve at {wanted}: {count} of {len(entries)} hold",
-        )
+        count = sum(radius > wanted or (closed and radius == wanted) for radius in certified)
+        _figure(point, count, len(entries), f"the curve at {wanted}")
     return sum(entry["radius"] is not None for entry in entries)
+
+
+def _figure(stated: Content, successes: int, count: int, what: str) -> None:
+    """Whether a proportion is that of its counts, and each end of its interval where Wilson's test just rejects: (p - q)^2 = z^2
+    q (1 - q) / n."""
+    _need((stated["successes"], stated["count"]) == (successes, count), f"{what}: {successes} of {count} hold")
+    value, z = successes / count, float(norm.isf(0.025))
+    _need(abs(stated["value"] - value) <= _SLACK, f"{what}: {successes} of {count} is not {stated['value']}")
+    for end, outermost, beyond in ((stated["low"], 0.0, value), (stated["high"], 1.0, 1 - value)):
+        distance, spread = (value - end) ** 2, z * z * end * (1 - end) / count
+        inside = 0 <= end <= 1 and (end <= value if outermost == 0 else end >= value)
+        _need(
+            inside and (abs(distance - spread) <= _SLACK or (beyond == 0 and end == outermost)),
+            f"{what}: the interval of {successes} of {count} does not end at {end}",
+        )
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and low < value < high
 
 
 def _low_fits(successes: int, draws: int, low: float, alpha: float) -> bool:
@@ -159,6 +186,13 @@ def _bounded(entry: Entry, content: Content) -> str | None:
     return None
 
 
+_DRAWN: dict[str, Callable[[Any], bool]] = {"alpha": _between(0, 0.5), "draws": lambda value: _whole(value, 1)}
+_SETTINGS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "smoothing": {**_DRAWN, "sigma": _between(0, math.inf)},
+    "rate": _DRAWN,
+    "ibp": {"largest": _between(0, math.inf)},
+    "crown": {"largest": _between(0, math.inf)},
+}
 _RULES: dict[str, Callable[[Entry, Content], str | None]] = {
     "smoothing": _smoothing,
     "rate": _rate,

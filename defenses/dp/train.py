@@ -64,7 +64,7 @@ def train_private(
     )  # fmt: skip
     optimizer = optimizer_of(model, config)
     identity = {
-        "config": asdict(config), "architecture": model.architecture, "data": data.sha256, "count": len(data),
+        "config": asdict(config), "architecture": model.architecture, "data": data.samples_sha256, "count": len(data),
         "privacy": asdict(privacy),
     }  # fmt: skip
     state = TrainingState(0, [], identity)

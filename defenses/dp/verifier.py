@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -72,16 +72,19 @@ def verify(
     On random batches, each gradient is held against a forward and backward pass of its sample alone, and each sample of a batch is
     left out once: the clipped sum must move by no more than C. That is what the accountant's eps rests on.
 
+    A buffer that the samples move refutes it as well: what is kept of them there has no noise.
+
     Args:
         model: any module from [B, ...] to logits [B, K], or one wrapped in Opacus's `GradSampleModule`. It is used in training mode, and
-            left as it was, but for a wrapped one that fails in between, which is to be wrapped again.
+            left as it was, its buffers too, but for a wrapped one that fails in between, which is to be wrapped again.
         x, y: samples and labels to draw batches from; a few dozen are enough.
         gradients: what is verified. By default what Opacus computes for a wrapped model, and `per_sample_gradients` for any other.
         clip: C; by default a tenth of the median norm, so that every gradient is clipped.
         batches, size: how many batches are drawn, and of how many samples.
 
     Raises:
-        ConfigError: the model has batch normalisation, there are too few samples, or no gradient reaches its parameters.
+        ConfigError: the model has batch normalisation, there are too few samples, no gradient reaches its parameters, or those of single
+            samples cannot be computed.
     """
     if size < 2 or batches < 1 or len(x) < size:
         raise ConfigError(f"Expected at least 1 batch of at least 2 of the {len(x)} samples, got {batches} of {size}.")
@@ -95,13 +98,16 @@ def verify(
         if wrapped is None and loss is not cross_entropy:
             gradients = partial(per_sample_gradients, loss=loss)
     worst, where, sensitivity, rows, tried = -1.0, "", 0.0, size, 0
-    with _in_double(module), _training(model):
+    with _buffers_kept(module) as moved, _in_double(module), _training(model):
         for batch in range(batches):
             chosen = torch.from_numpy(stream(seed, f"verify/{batch}").permutation(len(x))[:size])
             inputs, labels = x[chosen].double(), y[chosen]
             with _unhooked(wrapped):
                 truth = naive_gradients(module, inputs, labels, loss=loss)
-            found = gradients(module, inputs, labels)
+            try:
+                found = gradients(module, inputs, labels)
+            except RuntimeError as error:
+                raise ConfigError(f"The gradients of single samples cannot be computed for this model: {error}") from error
             if missing := [name for name in trainable(module) if found.get(name) is None]:
                 worst, sensitivity, where = math.inf, math.inf, missing[0]
                 break
@@ -116,8 +122,14 @@ def verify(
             sensitivity = max(sensitivity, _sensitivity(gradients, module, inputs, labels, found, bound))
             if sensitivity == math.inf:
                 break
-    ok = worst <= TOLERANCE and sensitivity <= 1 + TOLERANCE
-    return Verification(ok, worst, sensitivity, where, tried, _sentence(ok, worst, sensitivity, where, size, rows))
+        changed = moved()
+    right = worst <= TOLERANCE and sensitivity <= 1 + TOLERANCE
+    said = [] if right and changed else [_sentence(right, worst, sensitivity, where, size, rows)]
+    if changed:
+        said.append(
+            f"The samples move the buffer {changed}, which the model keeps and no noise covers: the accountant's eps does not hold."
+        )
+    return Verification(right and changed is None, worst, sensitivity, where, tried, " ".join(said))
 
 
 def _error(found: Tensor, truth: Gradients, name: str) -> float:
@@ -195,6 +207,29 @@ def _unhooked(wrapped: Any) -> Iterator[None]:
             yield
     finally:
         wrapped.enable_hooks()
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[Callable[[], str | None]]:
+    """Gives what names a buffer that is not as it was, None where all are; afterwards they are."""
+    before = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
+
+    def moved() -> str | None:
+        now = dict(model.named_buffers())
+        return next((name for name in {**before, **now} if name not in before or name not in now
+                     or not _same(now[name], before[name][1])), None)  # fmt: skip
+
+    try:
+        yield moved
+    finally:
+        for name, (buffer, value) in before.items():
+            place, _, leaf = name.rpartition(".")
+            buffer.data = value
+            setattr(model.get_submodule(place), leaf, buffer)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())  # a NaN is itself here
 
 
 @contextmanager

@@ -32,17 +32,29 @@ class HIRE(Robust):
     with learn=True.
 
     Args:
-        periods: N; T is a multiple of it.
+        periods: N; T is a multiple of it. With one there is no noise.
         eps: eps_s, bound of delta, in input units.
-        step_size: eps_t.
+        step_size: eps_t; eps / (N - 1) where it is 0. N - 1 of these steps reach eps, or there would be less noise than eps says.
     """
 
     periods: int = setting(2, 1)
     eps: float = setting(8 / 255)
-    step_size: float = setting(4 / 255)
+    step_size: float = setting(0.0)
 
     name: ClassVar[str] = "hire"
     alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.periods > 1 and self.step * (self.periods - 1) < self.eps * (1 - 1e-9):
+            raise ConfigError(
+                f"Expected a step_size of the recipe 'hire' of at least eps / (periods - 1) = {self.eps / (self.periods - 1):g}, got "
+                f"{self.step_size:g}: the noise would never reach eps."
+            )
+
+    @property
+    def step(self) -> float:
+        return self.step_size or self.eps / max(1, self.periods - 1)
 
     def check(self, model: SpikingNetwork) -> None:
         super().check(model)
@@ -62,4 +74,4 @@ class HIRE(Robust):
             readout = readout.detach() + over_time(logits)
             yield cross_entropy(readout / end, y, label_smoothing=self.label_smoothing), readout / end
             if noisy.grad is not None:
-                delta = (delta + self.step_size * noisy.grad.sign()).clamp(-self.eps, self.eps)
+                delta = (delta + self.step * noisy.grad.sign()).clamp(-self.eps, self.eps)

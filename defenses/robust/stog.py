@@ -23,7 +23,7 @@ class StoG(Robust):
 
     Args:
         weight: gamma of the paper, of the prior that closes the gates.
-        keep: probability that a spike passes, at the start. The paper starts at 1.
+        keep: probability that a spike passes, at the start, of the gates that `adapted` puts in. The paper starts at 1.
     """
 
     weight: float = setting(5e-6)

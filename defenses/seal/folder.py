@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from trustsnn import checkpoint, sealed
 from trustsnn.errors import ConfigError
-from trustsnn.files import sync_folder, write_errors
+from trustsnn.files import beside, sync_folder, write_errors
 from trustsnn.keys import Key
 from trustsnn.tensorfile import write_pieces
 
@@ -107,18 +108,38 @@ def _open(folder: Path | str) -> sealed.Sealed:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes it at the end, and goes if anything fails."""
+    """A folder beside `out` that becomes it at the end, and goes if anything fails or asks the process to end."""
     if out.exists():
         raise ConfigError(f"{out} is there already. Choose another folder, or remove it.")
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+        new = beside(out)
+        new.mkdir()
     try:
-        yield new
-        with write_errors(out):
-            new.chmod(0o755)
-            new.rename(out)
-            sync_folder(out.parent)
+        with _signals_raise():
+            yield new
+            with write_errors(out):
+                new.rename(out)
+                sync_folder(out.parent)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the process by an exception, as Ctrl-C does, so that it can tidy up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -61,6 +61,17 @@ def test_a_sealed_model_is_inspected_audited_and_converted(cli, sealed, model, t
     cli("seal", "ann", "--out", "ann-sealed", "--key-file", "key")
     done = cli("convert", "ann-sealed", "--key-file", "key", "--data", "digits", "--samples", "8", "--out", "bits")
     assert done.exit_code == 0
+    assert cli("export", "sealed", "--key-file", "key", "--format", "checkpoint", "--out", "exported").exit_code == 0
+    for made in ("bits", "exported"):
+        assert sorted(path.name for path in (tmp_path / made).iterdir()) == ["config.json", "manifest.json", "model.sealed"]
+        assert cli("inspect", made, "--key-file", "key").exit_code == 0
+    for refused in (
+        ["export", "sealed", "--dt", "0.001", "--out", "model.nir"],
+        ["convert", "ann-sealed", "--method", "private", "--steps", "2", "--out", "private"],
+    ):
+        with pytest.raises(ConfigError, match="trustsnn unseal"):
+            cli(*refused, "--key-file", "key")
+        assert not (tmp_path / refused[-1]).exists()
 
 
 LEAKAGE = {

@@ -58,7 +58,7 @@ def convert(
     download: Annotated[bool, typer.Option("--download", help="Fetch a missing data set, with its checksum.")] = False,
 ) -> None:
     """Turn a trained ANN into a spiking network, and say layer by layer where the two differ on the test samples. The method private
-    makes its own images from the ANN and takes no data set."""
+    makes its own images from the ANN and takes no data set. What comes of a sealed ANN is sealed with the same key."""
     if private.wanted(locals()):
         private.convert_privately(locals())
         return
@@ -91,7 +91,7 @@ def convert(
     fit(ann, test)
     converted = convert_network(ann, method, steps=steps, calibration=given)
     test = test if samples is None else test.take(samples)
-    trustsnn.save(converted, out, training={"recipe": "convert", "method": method, "ann": model_hash(ann)})
+    trustsnn.save(converted, out, training={"recipe": "convert", "method": method, "ann": model_hash(ann)}, key=key)
     if double:
         ann = copy.deepcopy(ann).double()
         converted = convert_network(ann, method, steps=steps, calibration=given)

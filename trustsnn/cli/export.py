@@ -27,7 +27,7 @@ def export(
     key: KeyOption = None,
 ) -> None:
     """Write a model as a NIR file, and say what of it NIR does not say; or a model from a NIR file as a checkpoint, which can be
-    hardened and sealed."""
+    hardened and sealed. The checkpoint of a sealed model is sealed with the same key."""
     from trustsnn import checkpoint
     from trustsnn.interop import nir
     from trustsnn.interop.conformance import compare
@@ -41,9 +41,11 @@ def export(
         raise ConfigError("--dt belongs to the format nir, which needs it, and --data to no other.")
     if samples < 1:
         raise ConfigError(f"Expected at least 1 sample, got {samples}.")
+    if key is not None and format_ == "nir":
+        raise ConfigError("A NIR file holds its weights in the clear: export what `trustsnn unseal` writes.")
     network = resolve_model(opened(model, key, weights), weights)
     if dt is None:
-        typer.echo(str(checkpoint.save(network, out)))
+        typer.echo(str(checkpoint.save(network, out, key=key)))
         return
     found = None
     if data is not None:

@@ -55,6 +55,10 @@ def convert_privately(given: Mapping[str, Any]) -> None:
     def told(**names: str) -> dict[str, Any]:
         return {setting: given[name] for setting, name in names.items() if given[name] is not None}
 
+    if given["key"] is not None:
+        raise ConfigError(
+            "The private conversion keeps images and the state of its training in the clear, and so takes a plain ANN: see `trustsnn unseal`."
+        )
     if given["steps"] is None:
         raise ConfigError("The private conversion needs --steps, the number of time steps T.")
     out: Path = given["out"]
@@ -69,7 +73,7 @@ def convert_privately(given: Mapping[str, Any]) -> None:
         training=training,
         **told(encoder="encoder", scale="scale", temperature="temperature", weight="weight"),
     )
-    ann = load_network(given["model"], key=given["key"])
+    ann = load_network(given["model"])
     quiet, epochs = given["quiet"], training.epochs if training else 0
     with Reporter(quiet) as reporter:
         network, made = convert_privately(

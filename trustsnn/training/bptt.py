@@ -105,7 +105,7 @@ def train(
     check_fit(model, data)
     optimizer = optimizer_of(model, config)
     per_epoch = max(1, len(data) // config.batch_size)
-    identity = {"config": asdict(config), "architecture": built_as(model), "data": data.sha256, "count": len(data)}
+    identity = {"config": asdict(config), "architecture": built_as(model), "data": data.samples_sha256, "count": len(data)}
     if start is not None:
         identity["start"] = dict(start)
     if stop_at is not None:

@@ -89,6 +89,14 @@ def test_a_radius_that_the_evidence_does_not_carry_is_refused(method, entry, mes
         (lambda c: {"samples": [{**e, "label": 3} for e in c["samples"]]}, "not those of samples_sha256"),
         (lambda c: {"method": "magic"}, "unknown method"),
         (lambda c: {"settings": {}}, "a field is missing"),
+        (lambda c: {"settings": {**c["settings"], "sigma": -0.1}}, "no sigma of the method 'smoothing': -0.1"),
+        (lambda c: {"settings": {**c["settings"], "sigma": 0}}, "no sigma"),
+        (lambda c: {"settings": {**c["settings"], "alpha": 2.0}}, "no alpha"),
+        (lambda c: {"settings": {**c["settings"], "draws": 0.5}}, "no draws"),
+        (lambda c: {"correct": {**c["correct"], "value": 1.1}}, "correct: . of 8 is not 1.1"),
+        (lambda c: {"correct": {**c["correct"], "successes": 9}}, "correct: . of 8 hold"),
+        (lambda c: {"curve": [{**c["curve"][-1], "high": 0.99}]}, "does not end at 0.99"),
+        (lambda c: {"curve": [{**c["curve"][0], "low": c["curve"][0]["value"]}]}, "does not end at"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(change, message, contents):
@@ -103,6 +111,10 @@ def test_votes_and_bounds_that_do_not_come_out_again_are_refused(contents, model
     check(fewer)  # the weaker bound still follows from one vote more
     with pytest.raises(UnsafeArtifactError, match="the same draws give"):
         check_again(fewer, models["smoothing"], few)
+    wider = resealed(contents["crown"], entry={"margin": 1e6})
+    check(wider)
+    with pytest.raises(UnsafeArtifactError, match=r"not of 1000000\.0"):
+        check_again(wider, models["crown"], few)
     settings = {**contents["crown"]["settings"], "largest": 0.5}
     further = resealed(contents["crown"], entry={"radius": 0.45}, settings=settings, curve=[])
     check(further)

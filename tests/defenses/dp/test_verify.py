@@ -141,3 +141,39 @@ def test_another_loss_is_verified_as_given(images):
     assert verify(layout("folded"), *images, loss=loss).ok
     wrong = verify(layout("folded"), *images, loss=loss, gradients=per_sample_gradients)
     assert not wrong.ok
+
+
+class Hoarder(nn.Linear):
+    """A linear layer that keeps the sum of what it was trained on."""
+
+    def __init__(self, assigned: bool) -> None:
+        super().__init__(64, 10)
+        self.assigned = assigned
+        self.register_buffer("seen", torch.zeros(64))
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training and self.assigned:
+            self.seen = self.seen + x.detach().sum(0)
+        elif self.training:
+            self.seen.add_(x.detach().sum(0))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_a_buffer_that_keeps_samples_is_refuted_and_put_back(assigned, images):
+    model = Hoarder(assigned)
+    buffer = model.seen
+    found = verify(model, *images, gradients=lambda model, x, y: naive_gradients(model, x, y, loss=nn.functional.cross_entropy))
+    assert not found.ok
+    assert (
+        found.sentence
+        == "The samples move the buffer seen, which the model keeps and no noise covers: the accountant's eps does not hold."
+    )
+    assert model.seen is buffer
+    assert (buffer.dtype, float(buffer.abs().sum())) == (torch.float32, 0.0)
+
+
+def test_a_model_without_gradients_of_single_samples_is_one_error(images):
+    with pytest.raises(ConfigError, match="gradients of single samples cannot be computed"):
+        verify(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)), *images)

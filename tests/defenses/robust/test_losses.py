@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, softmax
 
 from trustsnn.defenses.robust import recipe
+from trustsnn.errors import ConfigError
 from trustsnn.models import build
 from trustsnn.models.gates import Gate
 from trustsnn.neurons import Surrogate
@@ -229,13 +230,13 @@ def periods_by_hand(model, x, y, periods, eps, step, rate):
     return weights, delta
 
 
-@pytest.mark.parametrize("periods", [1, 2, 4])
-def test_hire_equals_plain_loops(periods, tiny, batch):
+@pytest.mark.parametrize(("periods", "step"), [(1, 0.1), (2, 0.2), (4, 0.1)])
+def test_hire_equals_plain_loops(periods, step, tiny, batch):
     model, (x, y, draws) = tiny(learn=True), batch
-    expected, delta = periods_by_hand(model, x, y, periods, 0.15, 0.1, 0.3)
+    expected, delta = periods_by_hand(model, x, y, periods, 0.15, step, 0.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     count = 0
-    for loss, _ in recipe("hire", periods=periods, eps=0.15, step_size=0.1).losses(model, x, y, draws):
+    for loss, _ in recipe("hire", periods=periods, eps=0.15, step_size=step).losses(model, x, y, draws):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -244,6 +245,21 @@ def test_hire_equals_plain_loops(periods, tiny, batch):
     assert delta.abs().max() > 0.1 - 1e-12
     for name, value in model.named_parameters():
         torch.testing.assert_close(value.detach(), expected[name].detach(), msg=name)
+
+
+@pytest.mark.parametrize("settings", [{}, {"periods": 4}, {"periods": 4, "step_size": 0.1}])
+def test_the_noise_of_hire_reaches_its_eps(settings, tiny, batch, monkeypatch):
+    model, (x, y, draws) = tiny(learn=True), batch
+    moved, part = [], model.part
+    monkeypatch.setattr(model, "part", lambda noisy, *rest: moved.append((noisy.detach() - x).abs().max()) or part(noisy, *rest))
+    for loss, _ in recipe("hire", eps=0.2, **settings).losses(model, x, y, draws):
+        loss.backward()
+    assert float(max(moved)) == pytest.approx(0.2)
+
+
+def test_noise_of_hire_that_cannot_reach_its_eps_is_refused():
+    with pytest.raises(ConfigError, match=r"at least eps / \(periods - 1\) = 0.2, got 0.1: the noise would never reach eps"):
+        recipe("hire", eps=0.2, step_size=0.1)
 
 
 def test_recipes_that_join_add_up(tiny, batch):

@@ -6,9 +6,12 @@ import io
 import json
 import math
 import os
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +187,36 @@ def test_no_plain_byte_is_written(network, key, digits_test, tmp_path, tmp_path_
     unseal(tmp_path / "sealed", tmp_path / "again", key)
     with pytest.raises(AssertionError):
         check()  # it would have seen them
+
+
+def test_unsealing_that_is_told_to_end_leaves_nothing(plain, key, tmp_path):
+    sealed, code = (
+        seal(plain, tmp_path / "sealed", key),
+        textwrap.dedent("""
+        import os, signal, sys
+        from trustsnn import checkpoint
+        from trustsnn.defenses.seal import unseal
+        from trustsnn.keys import Key
+        checkpoint.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # when all weights are written
+        unseal(sys.argv[1], sys.argv[2], Key.from_file(sys.argv[3]))
+    """),
+    )
+    (tmp_path / "key").write_bytes(key.secret)
+    done = subprocess.run(
+        [sys.executable, "-c", code, sealed, tmp_path / "again", tmp_path / "key"], capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "sealed"]
+
+
+def test_who_may_read_what_is_unsealed_is_up_to_the_umask(plain, key, tmp_path):
+    sealed = seal(plain, tmp_path / "sealed", key)
+    before = os.umask(0o077)
+    try:
+        again = unseal(sealed, tmp_path / "again", key)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in (again, *again.iterdir())] == [0] * 4
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path):

@@ -81,6 +81,26 @@ def test_cut_or_longer_anywhere(any_sealed, refused, contents):
         path.write_bytes(content)
 
 
+def test_what_is_read_is_what_is_checked(small, key, tmp_path, monkeypatch):
+    """Another process changes the weights while they are read: whatever was hashed before does not count."""
+    folder = seal(small, tmp_path / "few", key, bits=np.array([8 * 400 + 7, 8 * 404 + 7]))
+    weights = folder / "model.safetensors"
+    opened = Sealed.pieces
+
+    def altered(self, given):
+        pieces = opened(self, given)
+        content = bytearray(weights.read_bytes())
+        content[-8] ^= 1
+        self.check_files()
+        weights.write_bytes(content)
+        yield from pieces
+
+    monkeypatch.setattr(Sealed, "pieces", altered)
+    with pytest.raises(UnsafeArtifactError, match=r"model\.safetensors does not match"):
+        unseal(folder, tmp_path / "again", key)
+    assert not (tmp_path / "again").exists()
+
+
 def replace_manifest(folder, change):
     """Write the manifest again with `change(manifest)` done to it, in its canonical form: what one without the key can do."""
     manifest = json.loads((folder / "manifest.json").read_text())
