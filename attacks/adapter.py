@@ -29,6 +29,7 @@ from trustsnn.errors import ConfigError, MissingExtraError
 from trustsnn.rng import Draws, stream
 
 _RADIUS_IN_L2 = ("PGDL2", "PGDRSL2")
+_WITHOUT_GRADIENTS = ("Square", "SPSA", "OnePixel", "Pixle", "GN")
 _PEER_NORMS = {"linf": "Linf", "l2": "L2"}
 _PEER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
@@ -201,7 +202,14 @@ def torch_attack(name: str) -> type[TorchAttack]:
     return type(
         method,
         (TorchAttack,),
-        {"__module__": __name__, "__doc__": f"torchattacks' {method}.", "name": name, "method": method, "norms": norms},
+        {
+            "__module__": __name__,
+            "__doc__": f"torchattacks' {method}.",
+            "name": name,
+            "method": method,
+            "norms": norms,
+            "route": "black-box" if method in _WITHOUT_GRADIENTS else "white-box",
+        },
     )
 
 

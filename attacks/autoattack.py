@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ class Member(NamedTuple):
     gradients: int = 0  # at most, a sample, of a deterministic model
     forwards: int = 0  # the same, without gradient
 
+    def of_classes(self, classes: int) -> Member:
+        """This member for so few classes that its loss is not defined: with the margin in its place."""
+        settings: dict[str, Any] = getattr(self.make, "keywords", {})
+        needed = {"dlr": 4 if settings.get("targets") else 3}.get(settings.get("loss", ""), 2)
+        if classes >= needed:
+            return self
+        label = self.label.replace("-DLR-", "-MARGIN-")
+        return self._replace(label=label, make=partial(self.make, loss="margin-ties"))
+
     def works_on(self, model: nn.Module) -> bool:
         """Whether the model has what the member needs: a known ANN twin, or neurons that its estimator can differentiate."""
         if self.kind == "transfer":
@@ -63,18 +73,30 @@ _ESTIMATORS: dict[str, dict[str, Any]] = {
 }
 
 
-def _apgd(through: str, steps: int, loss: str = "ce", targets: int = 0) -> Member:
-    name = f"APGD{'-T' if targets else ''}-{loss.upper()}-{steps}"
+def _apgd(through: str, steps: int, loss: str = "ce-scaled", targets: int = 0) -> Member:
+    name = f"APGD{'-T' if targets else ''}-{loss.removesuffix('-scaled').upper()}-{steps}"
     make = partial(APGD, steps=steps, loss=loss, targets=targets)
     return Member(f"{name} through {through}", "white-box", make, _ESTIMATORS[through], (steps + 1) * max(1, targets))
 
 
 def _sapgd(through: str, steps: int) -> Member:
-    return Member(f"SA-PGD-{steps} through {through}", "white-box", partial(SAPGD, steps=steps), _ESTIMATORS[through], steps + 1)
+    return Member(
+        f"SA-PGD-{steps} through {through}",
+        "white-box",
+        partial(SAPGD, steps=steps, loss="ce-scaled"),
+        _ESTIMATORS[through],
+        steps + 1,
+    )
 
 
 def _twin(steps: int) -> Member:
-    return Member(f"APGD-CE-{steps} on the ANN twin", "transfer", partial(APGD, steps=steps, early_stop=False), OWN, steps + 1)
+    return Member(
+        f"APGD-CE-{steps} on the ANN twin",
+        "transfer",
+        partial(APGD, steps=steps, loss="ce-scaled", early_stop=False),
+        OWN,
+        steps + 1,
+    )
 
 
 def _square(queries: int) -> Member:
@@ -143,10 +165,10 @@ class SNNAutoAttack(Attack):
     """Every member of a profile in turn, each on the samples that those before it left correct.
 
     Nothing is to be tuned: members, steps and losses belong to the profile ("quick", "standard" or "full"). Members whose
-    estimator the model's neurons refuse, or that need a `SpikingNetwork` for its ANN twin, are left out. On a stochastic model a sample
-    counts as broken when the mean of its logits over `eot` draws is wrong. A sample that nothing breaks is given back at the
-    point of its smallest margin. Without `early_stop` every member goes on with every sample, which then has the point of its largest
-    margin, as samples for other models should.
+    estimator the model's neurons refuse, or that need a `SpikingNetwork` for its ANN twin, are left out; where there are fewer classes
+    than a loss needs, the margin takes its place. On a stochastic model a sample counts as broken when the mean of its logits over
+    `eot` draws is wrong. A sample that nothing breaks is given back at the point of its smallest margin. Without `early_stop` every
+    member goes on with every sample, which then has the point of its largest margin, as samples for other models should.
     """
 
     profile: str = "standard"
@@ -170,7 +192,9 @@ class SNNAutoAttack(Attack):
 
     def members(self, model: nn.Module) -> tuple[Member, ...]:
         """The members that run on `model`."""
-        return tuple(m for m in MEMBERS[self.profile] if self.norm in _norms(m) and m.works_on(model))
+        spec: Any = getattr(model, "spec", None)
+        classes = spec.classes if spec is not None else sys.maxsize
+        return tuple(m.of_classes(classes) for m in MEMBERS[self.profile] if self.norm in _norms(m) and m.works_on(model))
 
     def cost(self, model: nn.Module) -> tuple[int, int]:
         """Gradients and forward passes that one sample takes at most: what a sample that nothing breaks costs."""

@@ -44,7 +44,7 @@ class Attack(ABC):
         eps: radius of the ball, in input units, at least 0.
         norm: "linf", "l2", "l1" or "l0", as far as the attack has it (`norms`).
         targeted: move towards a class drawn per sample (never the label) instead of away from the label.
-        loss: "ce", "margin", "margin-ties" or "dlr".
+        loss: "ce", "ce-scaled", "margin", "margin-ties" or "dlr".
         eot: for stochastic models, draws that each gradient is averaged over (expectation over transformation,
             Athalye 2018); ignored for deterministic ones.
         estimator: how spikes are differentiated; None leaves it to the model.
@@ -63,6 +63,7 @@ class Attack(ABC):
 
     name: ClassVar[str]
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    route: ClassVar[str] = "white-box"  # or "black-box", from outputs alone, or "transfer", by way of another model
     searches_eps: ClassVar[bool] = False  # for each sample, up to `eps`: an audit then asks at its largest eps alone
     least: ClassVar[dict[str, float]] = {"seed": -math.inf}  # of whole-number settings: of the others, which count something, 1
 

@@ -19,11 +19,21 @@ from trustsnn.errors import ConfigError
 
 _DLR_FLOOR = 1e-3  # of the range of a sample's logits: a nonzero gap of spike counts exceeds it up to T = 1,000
 _TINY = 1e-12
+_WIDEST = 20.0  # range of logits that the scaled cross-entropy sees
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """-log softmax(z)_y, in double precision so that it does not underflow for a confident model."""
     return functional.cross_entropy(logits.double(), y, reduction="none")
+
+
+def cross_entropy_scaled(logits: Tensor, y: Tensor) -> Tensor:
+    """`cross_entropy` of logits scaled down to a range of 20, where a sample's are further apart; the scale counts as constant.
+
+    Logits times 100 are the same classifier, but their cross-entropy sees the label and the best other class alone, and less and less
+    of the label (Carlini & Wagner 2017). trustsnn's own; up to a range of 20 it is the cross-entropy.
+    """
+    return cross_entropy(logits * (_WIDEST / _range(logits).clamp_min(_WIDEST))[:, None], y)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -86,9 +96,10 @@ def _sorted(logits: Tensor, classes: int, name: str) -> tuple[Tensor, Tensor]:
     return z, z.topk(classes, dim=1).values
 
 
-LOSSES = {"ce": cross_entropy, "margin": margin, "margin-ties": margin_ties, "dlr": dlr}
+LOSSES = {"ce": cross_entropy, "ce-scaled": cross_entropy_scaled, "margin": margin, "margin-ties": margin_ties, "dlr": dlr}
 TARGETED_LOSSES = {
     "ce": lambda z, y, target: -cross_entropy(z, target),
+    "ce-scaled": lambda z, y, target: -cross_entropy_scaled(z, target),
     "margin": lambda z, y, target: -margin(z, target),
     "margin-ties": lambda z, y, target: -margin_ties(z, target),
     "dlr": targeted_dlr,

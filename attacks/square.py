@@ -46,6 +46,7 @@ class Square(RestartedAttack):
     loss: str = "margin-ties"
 
     name: ClassVar[str] = "square"
+    route: ClassVar[str] = "black-box"
 
     def __post_init__(self) -> None:
         super().__post_init__()

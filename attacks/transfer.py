@@ -37,6 +37,7 @@ class Transfer(Attack):
     inner: Attack | None = None
 
     name: ClassVar[str] = "transfer"
+    route: ClassVar[str] = "transfer"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:

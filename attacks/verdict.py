@@ -152,7 +152,7 @@ def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict
         _finding(
             f"{kind}-beats-white-box",
             f"An attack {how} broke {broken} of the {tried} samples that all attacks through the model's gradients had left "
-            "standing. Those gradients mislead.",
+            "standing. Those gradients mislead, or are followed too little.",
             {"tried": tried, "broken": broken, "count": count, "share": broken / count, "p_value": p_value},
             BLACK_BOX_LIMIT,
             "Athalye 2018, section 3.1; Carlini 2019; threshold: one point",

@@ -106,8 +106,8 @@ def verify(
                 truth = naive_gradients(module, inputs, labels, loss=loss)
             try:
                 found = gradients(module, inputs, labels)
-            except RuntimeError as error:
-                raise ConfigError(f"The gradients of single samples cannot be computed for this model: {error}") from error
+            except RuntimeError as problem:
+                raise ConfigError(f"The gradients of single samples cannot be computed for this model: {problem}") from problem
             if missing := [name for name in trainable(module) if found.get(name) is None]:
                 worst, sensitivity, where = math.inf, math.inf, missing[0]
                 break

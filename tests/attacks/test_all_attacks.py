@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import time
@@ -214,6 +215,39 @@ def test_an_ensembles_sample_falls_while_its_member_runs(digits_model, batch, mo
     assert len(result.broken_by[fell].unique()) > 1
     assert torch.equal(result.fell[fell].div(1000, rounding_mode="floor"), result.broken_by[fell].double())
     assert result.fell[result.broken_by == -1].isinf().all()
+
+
+@pytest.mark.parametrize("profile", ["quick", "standard", "full"])
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_the_ensemble_takes_few_classes(classes, profile):
+    model = build("mlp", input_shape=(1, 4, 4), classes=classes, channels=0.05, steps=2)
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(classes))
+    members = SNNAutoAttack(eps=0.3, profile=profile).members(model)
+    y = predict_of(model, x)
+    few = [m for m in members if m.label.startswith("APGD") and m.kind == "white-box" and "loss" in m.make.keywords][-1:]
+    for member in few:  # the last one has the targeted ratio where there are classes enough
+        member.make(eps=0.3).run(model, x, y)
+    assert len(members) == len(SNNAutoAttack(eps=0.3, profile=profile).members(build("mlp", input_shape=(1, 4, 4), classes=10)))
+    assert any("MARGIN" in member.label for member in members) == (classes < (3 if profile == "quick" else 4))
+    if profile == "quick":
+        SNNAutoAttack(eps=0.3, profile=profile).run(model, x, y)
+
+
+def predict_of(model, x):
+    with frozen(model):
+        return predict(model, x).argmax(1)
+
+
+def test_the_ensemble_does_not_depend_on_the_scale_of_the_logits(digits_model, batch):
+    x, y = batch
+    louder = copy.deepcopy(digits_model)
+    with torch.no_grad():
+        for parameter in louder.layers[-1].parameters():
+            parameter *= 1000
+    attack = SNNAutoAttack(eps=0.1, profile="quick")
+    left = [int(correct(each, attack(each, x, y), y).sum()) for each in (digits_model, louder)]
+    assert left[1] <= left[0] + len(y) // 20
+    assert not attack.run(louder, x, y).zero_gradient.any()
 
 
 def test_an_ensemble_that_goes_on_breaks_the_same_samples_further(digits_model, batch):

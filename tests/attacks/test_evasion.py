@@ -190,7 +190,7 @@ def test_zero_gradient_makes_no_step():
         ({"eps": 0.1, "norm": "l3"}, "not defined for the norm"),
         ({"eps": 0.1, "steps": 0}, "steps of at least 1"),
         ({"eps": 0.1, "step_size": -1.0}, "positive step_size"),
-        ({"eps": 0.1, "loss": "hinge"}, "Known: ce, margin, margin-ties, dlr"),
+        ({"eps": 0.1, "loss": "hinge"}, "Known: ce, ce-scaled, margin, margin-ties, dlr"),
         ({"eps": 0.1, "eot": 0}, "eot of at least 1"),
     ],
 )

@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustsnn.attacks.losses import LOSSES, cross_entropy, difference, dlr, margin, margin_ties, raised, targeted_dlr
+from trustsnn.attacks.losses import (
+    LOSSES,
+    cross_entropy,
+    cross_entropy_scaled,
+    difference,
+    dlr,
+    margin,
+    margin_ties,
+    raised,
+    targeted_dlr,
+)
 from trustsnn.errors import ConfigError
 
 COUNTS = st.lists(st.integers(0, 4), min_size=5, max_size=5)  # logits of a network with T = 4: spike counts
@@ -80,6 +90,15 @@ def test_a_targeted_loss_rises_with_the_targets_logit(name):
     assert gradient[0, 2] > 0
     assert gradient[0, 0] < 0
     assert raised("ce", z, goal) == -cross_entropy(z, torch.tensor([2]))
+
+
+def test_the_scaled_cross_entropy_does_not_depend_on_the_scale_of_wide_logits():
+    z, y = torch.randn(6, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.arange(6)
+    assert torch.equal(cross_entropy_scaled(z, y), cross_entropy(z, y))
+    wide = z * (25 / (z.amax(1) - z.amin(1)))[:, None]
+    torch.testing.assert_close(cross_entropy_scaled(1e6 * wide, y), cross_entropy_scaled(wide, y))
+    assert (_gradient(cross_entropy_scaled, 1e6 * wide, y).abs().amax(1) > 0).all()
+    assert (_gradient(cross_entropy, 1e6 * wide, y).abs().amax(1) == 0).any()
 
 
 def test_dlr_needs_enough_classes():

@@ -343,6 +343,18 @@ def test_an_attack_that_raises_is_an_error_cell(digits_model, tmp_path, monkeypa
     assert (mended.verdict, mended.findings) == ("pass", [])
 
 
+def test_what_failed_at_first_is_held_against_the_others_all_the_same(digits_model, tmp_path, monkeypatch):
+    """One step that beats many is named whether or not the one step was there when the many were done."""
+    still = {"attack": "pgd", "settings": {"step_size": 1e-6, "random_start": False}}
+    settings = {**QUICK, "eps": [0.3], "attacks": [{"attack": "fgsm"}, still]}
+    with monkeypatch.context() as patch:
+        patch.setattr("trustsnn.attacks.fgsm.FGSM._run", lambda *_: 1 / 0)
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "resumed", **settings)
+    found = [trustsnn.audit(digits_model, "digits", out=tmp_path / name, **settings).findings for name in ("resumed", "whole")]
+    assert "one-step-beats-iterative" in {finding["type"] for finding in found[0]}
+    assert found[0] == found[1]
+
+
 def test_findings_by_hand():
     yes, no = np.ones(40, dtype=bool), np.zeros(40, dtype=bool)
     assert zero_gradients(no) == []

@@ -194,5 +194,5 @@ def test_sda_without_a_budget_must_break_everything(event_model, tmp_path):
 
 
 def test_sda_is_held_against_itself_with_half_the_iterations():
-    assert findings._twice(SDA(budget=9, iterations=10), SDA(budget=9, iterations=20)) == (10, 20)
-    assert findings._twice(SDA(budget=9, iterations=10), SDA(budget=8, iterations=20)) is None
+    assert findings._more_steps(SDA(budget=9, iterations=10), SDA(budget=9, iterations=20)) == (10, 20)
+    assert findings._more_steps(SDA(budget=9, iterations=10), SDA(budget=8, iterations=20)) is None

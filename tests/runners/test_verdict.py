@@ -38,6 +38,61 @@ def test_a_sharp_surrogate_is_named_and_broken(digits_model, digits_test):
     assert run.exit_code == 3
 
 
+def sharpened(digits_model):
+    model = copy.deepcopy(digits_model)
+    for module in model.modules():
+        if isinstance(module, SpikingNeuron):
+            module.estimator = STBP(Surrogate("atan", 0.002))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("attacks", "named"),
+    [
+        (("fgsm", "pgd"), {"gradient-masking"}),
+        (("pgd", "apgd", "transfer"), {"gradient-masking", "transfer-beats-white-box"}),
+        (("square", "pgd"), {"gradient-masking", "black-box-beats-white-box"}),
+    ],
+)
+def test_a_sharp_surrogate_is_named_whatever_list_of_attacks_is_asked_for(attacks, named, digits_model, digits_test):
+    """Without the ensemble, which would break the network, and in any order."""
+    for order in (attacks, attacks[::-1]):
+        run, types = audited(sharpened(digits_model), digits_test, attacks=[{"attack": name} for name in order])
+        assert named <= types
+        assert run.exit_code == 3
+
+
+class Believing(nn.Module):
+    """Has the true gradient on the samples that it knows, and a wrong one beside them."""
+
+    def __init__(self, model, x):
+        super().__init__()
+        self.model, self.known = model, {each.numpy().tobytes() for each in x}
+        self.decoy = nn.Linear(64, 10)
+
+    def forward(self, x):
+        true = torch.tensor([each.detach().numpy().tobytes() in self.known for each in x])[:, None]
+        decoy = self.decoy(x.flatten(1))
+        return torch.where(true, self.model(x), self.model(x.detach()) + decoy - decoy.detach())
+
+
+def test_one_step_is_held_against_many_in_any_order(digits_model, digits_test):
+    x, _ = (torch.from_numpy(values) for values in digits_test.take(100, 0).batch(range(100)))
+    model = trustsnn.wrap(Believing(digits_model, x), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)
+    attacks = [{"attack": "fgsm"}, {"attack": "pgd", "settings": {"random_start": False}}]
+    for order in (attacks, attacks[::-1]):
+        run, types = audited(model, digits_test, attacks=order)
+        assert "one-step-beats-iterative" in types
+        assert run.exit_code == 3
+
+
+def test_steps_are_asked_about_where_there_are_no_more(digits_model, digits_test):
+    few = [{"attack": "pgd", "settings": {"steps": steps}} for steps in (1, 2)]
+    assert "more-steps-still-gain" in audited(digits_model, digits_test, attacks=few)[1]
+    many = [{"attack": "pgd", "settings": {"steps": steps}} for steps in (1, 2, 40, 80)]
+    assert "more-steps-still-gain" not in audited(digits_model, digits_test, attacks=many)[1]
+
+
 class Leaking(nn.Module):
     """Keeps a trace of what it has seen."""
 
@@ -73,6 +128,17 @@ class Rounding(nn.Module):
         return self.model(x + ((x * 255).round() / 255 - x).detach())
 
 
+class Cutting(nn.Module):
+    """Cuts pixels off to 8 bits and passes the gradient straight through."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x + ((x * 255).floor() / 255 - x).detach())
+
+
 class Scaling(nn.Module):
     """Scales its input in place, beyond [0, 1]."""
 
@@ -86,7 +152,13 @@ class Scaling(nn.Module):
 
 @pytest.mark.parametrize(
     ("fault", "named"),
-    [(Leaking, "contract-repeat"), (Noisy, "contract-repeat"), (Rounding, "input-rounded"), (Scaling, "contract-input")],
+    [
+        (Leaking, "contract-repeat"),
+        (Noisy, "contract-repeat"),
+        (Rounding, "input-rounded"),
+        (Cutting, "input-rounded"),
+        (Scaling, "contract-input"),
+    ],
 )
 def test_a_faulty_forward_is_named(fault, named, digits_model, digits_test):
     model = trustsnn.wrap(fault(digits_model), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)
@@ -126,9 +198,10 @@ def test_tied_logits_are_named(digits_train, digits_test):
 
 
 def test_an_honest_network_raises_no_finding(digits_model, digits_test):
-    run, types = audited(digits_model, digits_test, eps=[0.05, 0.15])
-    assert not types
-    assert run.verdict == "pass"
+    for attacks in (None, [{"attack": "pgd"}, {"attack": "fgsm"}, {"attack": "transfer"}]):
+        run, types = audited(digits_model, digits_test, eps=[0.05, 0.15], attacks=attacks)
+        assert not types
+        assert run.verdict == "pass"
 
 
 @pytest.mark.slow
@@ -145,14 +218,15 @@ def test_ten_honest_networks_raise_no_finding(digits_train, digits_test):
     [
         (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=20), (10, 20)),  # with steps of half the size
         (APGD(eps=0.1, steps=10), APGD(eps=0.1, steps=20), (10, 20)),
-        (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=30), None),
+        (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=30), (10, 30)),
+        (PGD(eps=0.1, steps=20), PGD(eps=0.1, steps=10), None),
         (PGD(eps=0.1, steps=10), PGD(eps=0.1, steps=20, loss="margin"), None),
         (PGD(eps=0.1, steps=10, step_size=0.1), PGD(eps=0.1, steps=20), None),
         (PGD(eps=0.1, steps=10), APGD(eps=0.1, steps=20), None),
     ],
 )
-def test_an_attack_is_held_against_itself_with_half_the_steps(fewer, more, steps):
-    assert findings._twice(fewer, more) == steps
+def test_an_attack_is_held_against_itself_with_fewer_steps(fewer, more, steps):
+    assert findings._more_steps(fewer, more) == steps
 
 
 def test_the_ensemble_says_who_broke_what(digits_model, digits_test):

@@ -114,6 +114,9 @@ def _run_cells(job: Job) -> None:
         seconds = time.perf_counter() - begun
         job.run.finish(found.record, found.samples, found.pictures, seconds)
         job.reporter.finished(f"{planned.label}: {_told(found.record)}, {found.record['status']}, in {seconds:.1f} s")
+    for planned in job.plan:
+        if planned.key in done:
+            job.run.amend(evaluate.beside_the_others(job, planned))
 
 
 def _evaluate(job: Job, planned: PlannedCell) -> evaluate.Evaluated:

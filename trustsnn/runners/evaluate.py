@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trustsnn.attacks.autoattack import EnsembleResult, outcome
+from trustsnn.attacks.autoattack import EnsembleResult, SNNAutoAttack, outcome
 from trustsnn.attacks.events import EventAttack
 from trustsnn.attacks.events.base import event_size
 from trustsnn.attacks.norms import size
 from trustsnn.attacks.verdict import domain_violated, masked, nonfinite_gradients, zero_gradients
 from trustsnn.runners import findings
-from trustsnn.runners.measure import Job, Rows, measure
+from trustsnn.runners.measure import Job, Rows, measure, status_of
 from trustsnn.runners.pictures import pictures, shown
 from trustsnn.runners.plan import AnyAttack, PlannedCell, balls
 from trustsnn.runners.resolve import first_batch
@@ -75,15 +75,14 @@ class _Attacked:
 
 
 def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
-    """The evaluation under an attack, with the findings that it and the cells before it in the plan give reason for."""
+    """The evaluation under an attack, with the findings that it gives reason for by itself; see `beside_the_others`."""
     without = job.run.samples(job.plan[0].key)
     seen = _Attacked(job, attack, any(other.of == planned.key for other in job.plan))
     measured = measure(job, seen, shown(without).tolist())
     if seen.made:
         job.run.keep(planned.key, torch.cat(seen.made).numpy())
     right = job.correct(job.plan[0].key)
-    before = [each for each in job.plan[: job.plan.index(planned)] if each.key in job.run.records]
-    reasons = seen.findings(right) + findings.of_the_attack(before, planned, attack, measured.correct, job.correct)
+    reasons = seen.findings(right)
     diagnostics: dict[str, Any] = {
         "zero_gradient_fraction": float(seen.zero[right].mean()) if right.any() else 0.0,
         "nonfinite_gradients": int(seen.bad[right].sum()),
@@ -92,11 +91,27 @@ def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
         diagnostics["members"] = findings.merged(seen.members)
         reasons += findings.of_the_ensemble(diagnostics["members"], len(right))
     left = findings.own_surrogate(job.model, attack, job.data, np.flatnonzero(right & ~measured.correct))
+    largest = attack.eps == max(eps for _, eps in balls(job.plan))
+    alone = not any(isinstance(each.attack, SNNAutoAttack) for each in job.plan)
+    if left is None and largest and alone:
+        left = findings.behind_the_surrogate(job.model, attack, job.data, np.flatnonzero(right & measured.correct))
     if left is not None:
         diagnostics["own_surrogate_at_twice_the_budget"] = {"left": int(left.sum()), "count": len(left)}
         reasons += masked(left)
-    if attack.eps == max(eps for _, eps in balls(job.plan)):
+    if largest:
         rows = np.flatnonzero(right)[: findings.UNBOUNDED_SAMPLES]
         reasons += findings.of_an_unbounded_attack(job.model, attack, job.data, rows)
     table = measured.table(planned.key, job.data.ids, seen.broken_by)
     return Evaluated(measured.record(planned, reasons, diagnostics), table, pictures(job.data, without, measured))
+
+
+def beside_the_others(job: Job, planned: PlannedCell) -> dict[str, Any]:
+    """The record of a finished cell with the findings that the other cells of the run give reason for. The order in which they were
+    evaluated, and whether one failed at first, makes no difference."""
+    found: dict[str, Any] = job.run.records[planned.key]
+    alike = [p for p in job.plan if p.attack is not None and p.chips is None and p.key in job.run.records]
+    if planned not in alike:
+        return found
+    more = findings.of_the_others(planned, [each for each in alike if each is not planned], job.correct)
+    reasons = found["reasons"] + [each for each in more if each not in found["reasons"]]
+    return {**found, "reasons": reasons, "status": status_of(reasons)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trustsnn.attacks import verdict
 from trustsnn.attacks.autoattack import SNNAutoAttack
+from trustsnn.attacks.base import Attack
 from trustsnn.attacks.events import SDA, EventAttack
 from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.data import Dataset
@@ -45,11 +46,15 @@ def of_the_model(model: nn.Module, x: Tensor, classes: int) -> Findings:
         return found
     ids = tuple(f"noise-{i}" for i in range(len(x)))
     noise = 2 * Draws(0, "input-rounding", ids).uniform(tuple(x.shape[1:])) - 1
-    eighth = (x * 255).round() / 255  # from the middle of a step of 8 bits the noise does not reach the next one
-    with frozen(model):
-        still = predict(model, eighth)
-        small, large = ((predict(model, (eighth + size * noise).clamp(0, 1)) != still).any(1).numpy() for size in NOISE)
-    return found + verdict.input_rounded(small, large, NOISE)
+    for offset in (0.0, 0.5):  # the middle of a step of 8 bits for a model that rounds, and for one that cuts off
+        middle = ((x * 255).round() + offset).clamp(offset, 255 - offset) / 255
+        with frozen(model):
+            still = predict(model, middle)
+            small, large = ((predict(model, (middle + size * noise).clamp(0, 1)) != still).any(1).numpy() for size in NOISE)
+        rounded = verdict.input_rounded(small, large, NOISE)
+        if rounded:
+            return found + rounded
+    return found
 
 
 def _with_state(finding: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -70,28 +75,29 @@ def of_ties(logits: NDArray[np.float32]) -> Findings:
     return verdict.tied(highest[:, 0] == highest[:, 1])
 
 
-def of_the_attack(
-    before: Sequence[PlannedCell], planned: PlannedCell, attack: AnyAttack, correct: Correct, outcome: Callable[[str], Correct]
-) -> Findings:
-    """Findings on an attack from the cells that finished before it: one step against many, steps against twice the steps,
-    gradients against none. `outcome` reads what a cell left, by its key."""
+def of_the_others(planned: PlannedCell, others: Sequence[PlannedCell], outcome: Callable[[str], Correct]) -> Findings:
+    """Findings on an attack on the network from the `others` of the run, whatever their order: one step against many, steps against
+    twice the steps, gradients against none. `outcome` reads which samples a cell left correct, by its key."""
+    attack = planned.attack
+    if attack is None:
+        return []
     found: Findings = []
-    white = np.ones_like(correct)
-    for other in before:
-        earlier = other.attack
-        if earlier is None or attack.name == "fgsm":
-            continue
-        same = _threat(earlier) == _threat(attack)
-        through = other.cell["estimator"] == planned.cell["estimator"]
-        if earlier.name == "fgsm" and same and (through or attack.name == SNNAutoAttack.name):
-            found += verdict.one_step_beats_iterative(outcome(other.key), correct)
-        steps = _twice(earlier, attack)
-        if steps is not None and through:
-            found += verdict.more_steps_still_gain(outcome(other.key), correct, steps)
-        if same and isinstance(attack, EventAttack) and isinstance(earlier, EventAttack):
-            white &= outcome(other.key) if earlier.white_box else True
-    if isinstance(attack, EventAttack) and not attack.white_box and any(_white_box(other, attack) for other in before):
-        found += verdict.beats_white_box("black-box", int(white.sum()), int((white & ~correct).sum()), len(correct))
+    correct, route = outcome(planned.key), _route(attack)
+    rivals = [(each, each.attack) for each in others if each.attack is not None]
+    like = [(each, rival) for each, rival in rivals if each.cell["estimator"] == planned.cell["estimator"]]
+    if route == "white-box" and attack.name != "fgsm":
+        for other, rival in rivals if attack.name == SNNAutoAttack.name else like:
+            if rival.name == "fgsm" and _threat(rival) == _threat(attack):
+                found += verdict.one_step_beats_iterative(outcome(other.key), correct)
+    if not any(_more_steps(attack, rival) for _, rival in like):  # the longest of its kind
+        for other, rival in like:
+            steps = _more_steps(rival, attack)
+            if steps is not None and steps[1] == 2 * steps[0]:
+                found += verdict.more_steps_still_gain(outcome(other.key), correct, steps)
+    white = [outcome(other.key) for other, rival in rivals if _route(rival) == "white-box" and _threat(rival) == _threat(attack)]
+    if route != "white-box" and white:
+        left = np.logical_and.reduce(white)
+        found += verdict.beats_white_box(route, int(left.sum()), int((left & ~correct).sum()), len(correct))
     return found
 
 
@@ -99,17 +105,16 @@ def _threat(attack: AnyAttack) -> tuple[Any, ...]:
     return attack.norm, attack.eps, getattr(attack, "targeted", False)
 
 
-def _white_box(other: PlannedCell, attack: EventAttack) -> bool:
-    earlier = other.attack
-    return isinstance(earlier, EventAttack) and earlier.white_box and _threat(earlier) == _threat(attack)
+def _route(attack: AnyAttack) -> str:
+    return attack.route if isinstance(attack, Attack) else "white-box" if attack.white_box else "black-box"
 
 
-def _twice(before: AnyAttack, attack: AnyAttack) -> tuple[int, int] | None:
-    """The steps of two attacks that are the same but for twice the steps. A step size that follows from the steps may differ."""
+def _more_steps(before: AnyAttack, attack: AnyAttack) -> tuple[int, int] | None:
+    """The steps of two attacks that are the same but for more steps. A step size that follows from the steps may differ."""
     name = "iterations" if isinstance(attack, EventAttack) else "steps"
     steps: tuple[int, int] = getattr(before, name, 0), getattr(attack, name, 0)
-    twice = type(before) is type(attack) and steps[0] > 0 and steps[1] == 2 * steps[0]
-    return steps if twice and replace(before, **{name: steps[1]}) == attack else None  # type: ignore[arg-type]
+    more = type(before) is type(attack) and 0 < steps[0] < steps[1]
+    return steps if more and replace(before, **{name: steps[1]}) == attack else None  # type: ignore[arg-type]
 
 
 def of_the_ensemble(members: Sequence[Mapping[str, Any]], count: int) -> Findings:
@@ -122,6 +127,19 @@ def of_the_ensemble(members: Sequence[Mapping[str, Any]], count: int) -> Finding
             broken = sum(row["broken"] for row in rows)
             found += verdict.beats_white_box(kind, rows[0]["tried"], broken, count)
     return found
+
+
+def ensemble_of(attack: AnyAttack) -> SNNAutoAttack | None:
+    """The quick ensemble under the threat of an attack on images that follows the model's own gradients; None for any other attack."""
+    own = isinstance(attack, Attack) and attack.route == "white-box" and attack.estimator is None and not attack.targeted
+    if (
+        not own
+        or isinstance(attack, SNNAutoAttack)
+        or attack.norm not in SNNAutoAttack.norms
+        or not math.isfinite(attack.eps or 0)
+    ):
+        return None
+    return SNNAutoAttack(eps=float(attack.eps or 0), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")  # type: ignore[union-attr]
 
 
 def own_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, broken: NDArray[np.int64]) -> Correct | None:
@@ -140,6 +158,16 @@ def _through_own(model: nn.Module, attack: AnyAttack) -> AnyAttack | None:
     if isinstance(attack, EventAttack) and attack.white_box and attack.estimator is not None and attack.budget is not None:
         return replace(attack, estimator=None, budget=2 * attack.budget)
     return None
+
+
+def behind_the_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, standing: NDArray[np.int64]) -> Correct | None:
+    """As `own_surrogate`, for a single attack through the model's own surrogate: of the samples at the rows `standing`, which it left
+    correct, those count that the quick ensemble breaks."""
+    ensemble = ensemble_of(attack)
+    if ensemble is None:
+        return None
+    rows = standing[:MASKING_SAMPLES]
+    return own_surrogate(model, ensemble, data, rows[~_left(model, ensemble, data, rows)])
 
 
 def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:

@@ -76,8 +76,7 @@ class Measured:
         """The cell's line of cells.jsonl."""
         rates = [{"layer": name, "rate": fired / places} for name, (fired, places) in self.spikes.items()]
         accuracy = dict(proportion(int(self.correct.sum()), len(self.correct)))
-        status = "inconclusive" if any(reason.get("doubt", True) for reason in reasons) else "ok"
-        return record(planned, status, reasons, accuracy, rates, diagnostics)
+        return record(planned, status_of(reasons), reasons, accuracy, rates, diagnostics)
 
     def table(self, key: str, ids: Sequence[str], broken_by: Sequence[str | None] = ()) -> pa.Table:
         """The cell's per-sample outcomes."""
@@ -112,6 +111,11 @@ def measure(job: Job, change: Change, shown: Sequence[int] = ()) -> Measured:
         job.reporter.advance(len(rows))
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     return Measured(columns, np.concatenate(logits), spikes, kept)
+
+
+def status_of(reasons: Sequence[dict[str, Any]]) -> str:
+    """The status of a cell that was evaluated, from its findings."""
+    return "inconclusive" if any(reason.get("doubt", True) for reason in reasons) else "ok"
 
 
 def record(

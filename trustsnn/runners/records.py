@@ -182,6 +182,12 @@ class RunFolder:
         append_line(self.path / "cells.jsonl", canonical_json(record))
         self.records[key] = record
 
+    def amend(self, record: dict[str, Any]) -> None:
+        """Put a record in the place of the one that its cell has; of two lines the later one counts."""
+        if record != self.records[record["key"]]:
+            append_line(self.path / "cells.jsonl", canonical_json(record))
+            self.records[record["key"]] = record
+
     def fail(self, record: dict[str, Any]) -> None:
         """Record a cell that could not be evaluated; the same command tries it again."""
         append_line(self.path / "cells.jsonl", canonical_json(record))
