@@ -102,6 +102,16 @@ def test_hybrid_goes_on_from_an_ann(rectified_folder, tmp_path):
     assert "holds a training run of other settings (start differ)" in refused
 
 
+@pytest.mark.parametrize(
+    ("option", "message"), [("--epochs", "epochs of at least 1, got 0"), ("--calibration", "at least 1 sample, got 0")]
+)
+def test_nothing_is_not_taken_for_not_given(option, message, rectified_folder, tmp_path):
+    given = {"--epochs": 1, "--calibration": 20, option: 0}
+    arguments = [each for pair in given.items() for each in pair]
+    refused = run("train", "hybrid", "--ann", rectified_folder, "--data", "digits", "--out", tmp_path / "snn", *arguments, code=2)
+    assert message in refused
+
+
 def test_hybrid_goes_on_from_a_qcfs_network_without_calibration(trained, tmp_path):
     arguments = ["--ann", trained, "--data", "digits", "--out", tmp_path / "snn", "--epochs", 1, "--steps", 2, "--quiet"]
     refused = run("train", "hybrid", *arguments, "--scale", 0.7, code=2)

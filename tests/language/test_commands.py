@@ -28,4 +28,8 @@ def test_a_text_is_trained_on_measured_and_continued(tmp_path, sentences):
     assert one == same
     assert one.startswith("the")
     assert len(one) == 24
+    text.write_text(sentences[:5000], encoding="utf-8")
+    assert "over 8 blocks of 62 tokens" in run("train", "spikegpt", "--text", text, "--out", tmp_path / "short", *small)
+    text.write_text("too short")
+    assert "Expected a text" in run("train", "spikegpt", "--text", text, "--out", tmp_path / "shorter", *small, code=2)
     assert "Could not read" in run("train", "spikegpt", "--text", tmp_path / "none", code=2)

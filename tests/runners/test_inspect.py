@@ -11,6 +11,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.models import build
 from trustsnn.models.branches import Branches
 from trustsnn.runners.inspect import describe_model
+from trustsnn.temporal import S4NN
 
 
 def said(model, **options):
@@ -102,3 +103,24 @@ def test_spike_rates_are_those_of_the_trace(digits_model, digits_test):
 def test_no_samples_are_refused(digits_model):
     with pytest.raises(ConfigError, match="at least 1 sample, got 0"):
         describe_model(digits_model, data="digits", samples=0)
+
+
+def test_neurons_that_are_no_module_have_their_rates_too(digits_test):
+    lines = describe_model(S4NN(input_shape=(1, 8, 8), classes=10, hidden=12), data=digits_test.take(20))
+    assert any(line.startswith("  hidden, spike rate") for line in lines)
+
+
+class Functional(nn.Module):
+    """A layer that no module stands for."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 64))
+
+    def forward(self, x):
+        return nn.functional.gelu(x.flatten(1) @ self.weight.T)
+
+
+def test_what_cannot_be_watched_is_not_called_spikes(digits_test):
+    model = trustsnn.wrap(Functional(), domain="image", time_steps=1, input_shape=(1, 8, 8), classes=10)
+    assert describe_model(model, data=digits_test.take(20))[-1].startswith("spike-only: not known")

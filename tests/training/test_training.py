@@ -111,6 +111,14 @@ def test_divergence_is_named(digits_train):
         train(model, digits_train.take(100), TrainConfig(epochs=1, batch_size=50))
 
 
+def test_a_weight_that_is_no_number_is_named_though_the_loss_is_one(digits_train):
+    model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.25)
+    with torch.no_grad():
+        model.layers[0].weight[0, 0, 0, 0] = torch.nan  # its neurons do not spike: a comparison with NaN does not hold
+    with pytest.raises(ModelContractError, match=r"The parameter layers\.0\.weight is not finite after epoch 1"):
+        train(model, digits_train.take(100), TrainConfig(epochs=2, batch_size=50))
+
+
 def test_data_that_does_not_fit_is_refused(digits_train):
     with pytest.raises(ConfigError, match="does not fit the model"):
         train(build("mlp", input_shape=(1, 9, 9), classes=10), digits_train)

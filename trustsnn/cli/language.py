@@ -35,11 +35,17 @@ def spikegpt(
     keep_freed_memory()
     sleep_while_waiting()
     from trustsnn import language
+    from trustsnn.errors import DataError
+    from trustsnn.language.bits import BLOCK
     from trustsnn.runners.environment import set_threads
     from trustsnn.runners.progress import TrainingReporter
 
     set_threads(threads)
     corpus = language.Corpus.of(language.read_text(text), tokens)
+    begin, end = corpus.span("test")
+    block = BLOCK if end - begin >= 2 * BLOCK else (end - begin) // 8
+    if block < 1:
+        raise DataError(f"Expected a text whose test part has at least 8 tokens, got {end - begin} in {text}.")
     out = out or Path("models") / f"spikegpt-{text.stem}"
     size = language.SpikeGPTConfig(width=width, layers=layers, context=context, embedding=embedding, seed=seed)
     config = language.LanguageConfig(epochs, batch_size, learning_rate, weight_decay, seed=seed)
@@ -52,10 +58,11 @@ def spikegpt(
     training = {"recipe": "spikegpt", "text": corpus.describe(), "epochs": epochs, "seed": seed}
     language.save(model, out, training=training)
     trigram = language.NGram.fit(corpus.part("train"), len(corpus.alphabet), 3, corpus.part("validation"))
-    found = language.bits_per_character(model, corpus)
+    found = language.bits_per_character(model, corpus, block=block)
     typer.echo(
         f"{out}: {_figure(found)} bits per character on all {found['characters']} characters of the test part, a trigram's "
-        f"{_figure(language.bits_per_character(trigram, corpus))}, difference {_figure(language.difference(model, trigram, corpus))} "
+        f"{_figure(language.bits_per_character(trigram, corpus, block=block))}, difference "
+        f"{_figure(language.difference(model, trigram, corpus, block=block))} "
         f"(95 % intervals over {found['blocks']} blocks of {found['block']} tokens)"
     )
     told = model.describe()

@@ -210,7 +210,7 @@ def hybrid(
     if rectified(network) or (scale, percentile, calibration) != (None, None, None):
         scale = (DIET_SCALE if diet else SCALE) if scale is None else scale
         percentile = 100.0 if percentile is None else percentile
-        given = Calibration(sets["train"].take(calibration or 1024), percentile=percentile, scale=scale)
+        given = Calibration(sets["train"].take(1024 if calibration is None else calibration), percentile=percentile, scale=scale)
     network = hybrid_start(network, steps, given, learn=diet, surrogate=surrogate, width=width)
     start["weights"] = model_hash(network)
     settings = training_settings(locals())
@@ -280,7 +280,8 @@ def train_and_save(
     from trustsnn.training import TrainConfig, masked, train
     from trustsnn.training.compress import train_sparse, zero_masks
 
-    settings["epochs"] = settings["epochs"] or enough_epochs(sets["train"], settings["batch_size"])
+    if settings["epochs"] is None:
+        settings["epochs"] = enough_epochs(sets["train"], settings["batch_size"])
     config = TrainConfig(**settings, seed=seed)
     begun = time.perf_counter()
     zeros = zero_masks(network) if keep_zeros else {}

@@ -126,6 +126,8 @@ def levels_of(ann: SpikingNetwork) -> int:
 
 def _steps(method: str, levels: int, steps: int | None) -> int:
     if method == "folded":
+        if steps not in (None, 1):
+            raise ConfigError(f"The conversion 'folded' has no spikes and one step, got {steps} steps.")
         return 1
     if method == "bit-serial":
         bits = levels.bit_length()

@@ -101,6 +101,14 @@ class BitSerial(SpikingNeuron):
         spikes, membrane = _Bits.apply(shifted_sum(current), self.steps, self.estimator, keep != "nothing")  # type: ignore[no-untyped-call]
         return spikes, membrane
 
+    def distances(self, current: Tensor, spikes: Tensor) -> Tensor:
+        """As `SpikingNeuron.distances`: v_t - 1 in units of each step's threshold."""
+        membrane, found = (shifted_sum(current) + 0.5) / 2.0 ** (self.steps - 1), []
+        for spike in spikes:
+            found.append(membrane - 1)
+            membrane = 2 * (membrane - spike)
+        return torch.stack(found)
+
     def extra_repr(self) -> str:
         return f"steps={self.steps}"
 

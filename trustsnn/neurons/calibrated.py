@@ -43,9 +43,16 @@ class Calibrated(SpikingNeuron):
         self.register_buffer("unit", torch.tensor(1.0))
         self.register_buffer("potential", None if shape is None else torch.zeros(tuple(shape)))
 
+    def distances(self, current: Tensor, spikes: Tensor) -> Tensor:
+        """As `SpikingNeuron.distances`, with the potential in the membrane."""
+        return super().distances(self._with_potential(current, len(spikes)), spikes)
+
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
+        return super()._run(self._with_potential(current, len(current) if steps is None else steps), steps, keep)
+
+    def _with_potential(self, current: Tensor, steps: int) -> Tensor:
+        """The current, and at the first of `steps` the potential, if there is one."""
         if self.potential is not None:
-            steps = len(current) if steps is None else steps
             if current.shape[2:] != self.potential.shape:
                 raise ModelContractError(
                     f"Expected a current of neurons {list(self.potential.shape)}, which have initial potentials, got "
@@ -53,7 +60,7 @@ class Calibrated(SpikingNeuron):
                 )
             rest = current[1:] if len(current) == steps else current.expand(steps - 1, *current.shape[1:])
             current = torch.cat([current[:1] + self.potential, rest])
-        return super()._run(current, steps, keep)
+        return current
 
     @property
     def bound(self) -> float:

@@ -139,7 +139,7 @@ def ensemble_of(attack: AnyAttack) -> SNNAutoAttack | None:
         or not math.isfinite(attack.eps or 0)
     ):
         return None
-    return SNNAutoAttack(eps=float(attack.eps or 0), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")  # type: ignore[union-attr]
+    return SNNAutoAttack(eps=float(attack.eps or 0), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")
 
 
 def own_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, broken: NDArray[np.int64]) -> Correct | None:

@@ -54,6 +54,8 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
             count = sum(parameter.numel() for parameter in module.parameters())
             own = f", {count:,} parameters" if count else ""
             lines.append(f"  {name}: {module}{own}{rates.get(name, '')}")
+    known = {name for name, _ in network.named_modules()}
+    lines += [f"  {name}{told}" for name, told in rates.items() if name not in known]  # neurons that are no module of their own
     return lines + _spike_only(network, x)
 
 
@@ -76,9 +78,9 @@ def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str
     draws = Draws(0, "inspect", ids) if is_stochastic(network) else None
     with frozen(network):
         seen = observe(network, x, draws).spikes
-    words = {}
+    words, layers = {}, dict(network.named_modules())
     for name, (fired, places) in seen.items():
-        layer = network.get_submodule(name)
+        layer = layers.get(name)
         if isinstance(layer, SpikingNeuron) and not layer.binary:
             continue
         low, high = wilson_of_mean(fired / places, len(x))
@@ -95,6 +97,8 @@ def _spike_only(network: nn.Module, x: Tensor | None) -> list[str]:
     else:
         with frozen(network):
             found, basis = observed_inputs(network, x), f"by what its modules get on {len(x)} samples"
+        if not found:
+            return ["spike-only: not known; none of its modules has weights that could be watched"]
     other = _named(found, "real", "sums")
     lines = [f"spike-only, {basis}: {'no' if other else 'yes'}", *other]
     lines += [f"{line}: the encoder's layer" for line in _named(found, "encoder")]

@@ -146,6 +146,12 @@ def train(
                 total, correct, seen = total + loss.item() * len(y), correct + int((logits.argmax(1) == y).sum()), seen + len(y)
             if on_step is not None:
                 on_step(Progress(epoch, step + 1, per_epoch, total / seen))
+        lost = next((name for name, p in model.named_parameters() if not torch.isfinite(p).all()), None)
+        if lost is not None:  # a comparison with NaN is no spike, so that the loss may not tell
+            raise ModelContractError(
+                f"The parameter {lost} is not finite after epoch {epoch + 1}. Lower the learning rate ({config.learning_rate}); the state "
+                "after the epoch before is kept."
+            )
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": total / seen, "train_accuracy": correct / seen}
         if test is not None:
             row["test_accuracy"] = accuracy(model, test, seed=config.seed)["value"]

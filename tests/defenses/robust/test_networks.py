@@ -18,6 +18,8 @@ from trustsnn.models.extended import build_extended, extended
 from trustsnn.models.gates import Gate
 from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate, reference_forward
+from trustsnn.neurons.bitserial import BitSerial
+from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.evolving import EvolvingLeak
 from trustsnn.neurons.normalised import normalised
 from trustsnn.neurons.reference import _Spike
@@ -108,6 +110,19 @@ def test_observed_distances_are_the_membranes_of_the_plain_loop(dynamics, consta
     torch.testing.assert_close(found, plain)
     for mine, theirs in zip(*(torch.autograd.grad((d * weight).sum(), leaves) for d in (found, plain)), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "neuron", [Calibrated(Dynamics(leak=1.0, reset="soft"), shape=[7]), BitSerial(5)], ids=["calibrated", "bits"]
+)
+def test_distances_of_converted_neurons_are_those_of_the_membranes_that_fired(neuron):
+    drawn = torch.randn(2, 5, 3, 7, generator=torch.Generator().manual_seed(2))
+    if isinstance(neuron, Calibrated):
+        neuron.potential.copy_(drawn[1, 0, 0])
+    spikes, membrane = neuron.unroll(drawn[0] * 4)
+    found = neuron.distances(drawn[0] * 4, spikes)
+    torch.testing.assert_close(found, membrane - 1, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found >= 0, spikes > 0)
 
 
 def test_a_network_tells_the_distances_of_every_layer():
