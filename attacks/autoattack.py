@@ -175,7 +175,7 @@ class SNNAutoAttack(Attack):
     early_stop: bool = True
 
     name: ClassVar[str] = "snn-autoattack"
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -99,6 +99,18 @@ def test_eps_zero_is_clean_and_more_budget_never_helps_the_model(digits_model, t
     assert run.report.exists()
 
 
+def test_a_profile_is_run_at_every_norm_that_its_attacks_have(digits_model, tmp_path):
+    run = trustsnn.audit(digits_model, "digits", out=tmp_path / "l1", norms=["l1"], **{**QUICK, "samples": 30, "eps": [3.0]})
+    threats = [cell["cell"]["threat"] for cell in run.summary["cells"] if cell["cell"]["threat"]["attack"] != "none"]
+    assert {(threat["attack"], threat["norm"]) for threat in threats} == {("pgd", "l1"), ("snn-autoattack", "l1")}
+    assert run.robust_accuracy["l1", 3.0].value < 0.9
+    with pytest.raises(ConfigError, match=r"No attack of this audit has the norm 'l0'\. Its attacks: fgsm \(linf, l2\)"):
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "l0", norms=["l0"], **QUICK)
+    with pytest.raises(ConfigError, match="The attack 'pgd0' is for the norm l0, got the norms linf"):
+        trustsnn.audit(digits_model, "digits", out=tmp_path / "l0", attacks=[{"attack": "pgd0"}], **QUICK)
+    assert not (tmp_path / "l0").exists()
+
+
 def test_the_worst_case_is_per_sample_over_cells(digits_model, tmp_path):
     run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
     table = pq.read_table(tmp_path / "run" / "samples.parquet").to_pandas()

@@ -108,7 +108,7 @@ def test_an_audit_of_events_runs_on_a_camera_that_draws(event_model, tmp_path):
         ({"attacks": [{"attack": "pgd"}]}, "'pgd' is not for the domain 'events-binary'. For it: sda, spikefool"),
         ({"norms": ["linf"]}, "Unknown norm 'linf'.*Known: events, moves"),
         ({"norms": ["moves"]}, "No attack of this audit has the norm 'moves'"),
-        ({"norms": ["events"], "attacks": [{"attack": "retiming"}]}, "'retiming' is 'moves', got the norms events"),
+        ({"norms": ["events"], "attacks": [{"attack": "retiming"}]}, "'retiming' is for the norm moves, got the norms events"),
         ({"eps": ["2/255"]}, "whole numbers of events"),
         ({"attacks": [{"attack": "sda", "settings": {"budget": 3}}]}, "no setting budget"),
         ({"gates": ["robust_accuracy[linf,4] >= 0.1"]}, r"Expected one of: \[events,4\], \[events,12\]"),

@@ -179,7 +179,8 @@ def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, r
     if isinstance(attack, SDA):
         free: AnyAttack = replace(attack, budget=None)
     else:
-        free = replace(attack, eps=1.0 if attack.norm == "linf" else math.sqrt(data.batch(rows[:1])[0].size))  # type: ignore[arg-type]
+        entries = data.batch(rows[:1])[0].size
+        free = replace(attack, eps={"linf": 1.0, "l2": math.sqrt(entries), "l1": float(entries)}[attack.norm])  # type: ignore[arg-type]
     return verdict.unbounded_attack_fails(_left(model, free, data, rows))
 
 

@@ -165,7 +165,7 @@ def _has(kind: type[AnyAttack], norm: str, largest: bool) -> bool:
     """Whether an attack is asked at that norm, and at an eps that is the `largest` or not."""
     if issubclass(kind, EventAttack):
         return kind.norm == norm
-    return largest or not kind.searches_eps
+    return norm in kind.norms and (largest or not kind.searches_eps)
 
 
 def balls(plan: Iterable[PlannedCell]) -> list[tuple[str, float]]:
@@ -194,17 +194,24 @@ def _kind(item: AttackSettings, model: nn.Module, domain: str) -> type[AnyAttack
 
 
 def _check_norms(config: AuditConfig, norms: tuple[str, ...], items: list[AttackSettings], kinds: list[type[AnyAttack]]) -> None:
-    """ConfigError where an event attack or a norm that was asked for has no cell."""
-    theirs = {item.attack: kind.norm for item, kind in zip(items, kinds, strict=True) if issubclass(kind, EventAttack)}
+    """ConfigError where an attack or a norm that was asked for has no cell."""
+    theirs = {
+        item.attack: (kind.norm,) if issubclass(kind, EventAttack) else kind.norms
+        for item, kind in zip(items, kinds, strict=True)
+    }
     if not theirs:
         return
-    listed = ", ".join(f"{name} ({norm})" for name, norm in theirs.items())
-    alone = [name for name, norm in theirs.items() if norm not in norms]
+    listed = ", ".join(f"{name} ({', '.join(own)})" for name, own in theirs.items())
+    alone = [name for name, own in theirs.items() if not set(own) & set(norms)]
     if config.attacks is not None and alone:
-        raise ConfigError(f"The norm of the attack {alone[0]!r} is {theirs[alone[0]]!r}, got the norms {', '.join(norms)}.")
-    empty = [norm for norm in norms if norm not in theirs.values()]
+        raise ConfigError(
+            f"The attack {alone[0]!r} is for the norm {', '.join(theirs[alone[0]])}, got the norms {', '.join(norms)}."
+        )
+    empty = [norm for norm in norms if not any(norm in own for own in theirs.values())]
     if config.norms is not None and empty:
-        raise ConfigError(f"No attack of this audit has the norm {empty[0]!r}. Its attacks: {listed}.")
+        raise ConfigError(
+            f"No attack of this audit has the norm {empty[0]!r}. Its attacks: {listed}. Ask for others with --attacks."
+        )
 
 
 def _attack(
