@@ -54,12 +54,12 @@ class Key:
     @classmethod
     def from_environment(cls, name: str) -> Key:
         """The key in an environment variable, as 64 hexadecimal digits."""
-        return cls(_parse(_variable(name).encode(), f"the environment variable {name}"))
+        return cls(_parse(_variable(name).encode(errors="surrogateescape"), f"the environment variable {name}"))
 
     @classmethod
     def from_passphrase(cls, text: str) -> Key:
         """A passphrase; scrypt makes the key of it."""
-        return cls(text.encode(), passphrase=True)
+        return cls(text.encode(errors="surrogateescape"), passphrase=True)
 
     @classmethod
     def from_passphrase_environment(cls, name: str) -> Key:

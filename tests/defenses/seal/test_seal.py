@@ -322,6 +322,13 @@ def test_a_key_that_is_none(content, message, tmp_path, monkeypatch):
             make()
 
 
+def test_bytes_of_the_environment_that_are_no_text(monkeypatch):
+    monkeypatch.setenv("SECRET", os.fsdecode(b"\xff" * 64))
+    with pytest.raises(ConfigError, match="environment variable SECRET"):
+        Key.from_environment("SECRET")
+    assert Key.from_passphrase_environment("SECRET").secret == b"\xff" * 64
+
+
 def test_keys_are_made_private_and_never_written_over(tmp_path, monkeypatch):
     path = tmp_path / "key"
     new_key(path)
