@@ -75,7 +75,7 @@ def test_an_unwritable_folder_is_one_clear_error(builder, monkeypatch):
     run = builder(gates=[], count=2)
     run.done(run.cell(), [1, 1])
     folder = run.write()
-    monkeypatch.setattr("tempfile.mkstemp", lambda **_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("os.open", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(RunError, match="No space left"):
         write(folder, ["json"])
 
