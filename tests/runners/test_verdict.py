@@ -118,25 +118,18 @@ class Noisy(nn.Module):
 
 
 class Rounding(nn.Module):
-    """Rounds pixels to 8 bits and passes the gradient straight through."""
+    """Rounds pixels to 8 bits, or cuts them off, and passes the gradient straight through."""
 
-    def __init__(self, model):
+    def __init__(self, model, how=torch.round):
         super().__init__()
-        self.model = model
+        self.model, self.how = model, how
 
     def forward(self, x):
-        return self.model(x + ((x * 255).round() / 255 - x).detach())
+        return self.model(x + (self.how(x * 255) / 255 - x).detach())
 
 
-class Cutting(nn.Module):
-    """Cuts pixels off to 8 bits and passes the gradient straight through."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x + ((x * 255).floor() / 255 - x).detach())
+def cutting(model):
+    return Rounding(model, torch.floor)
 
 
 class Scaling(nn.Module):
@@ -156,7 +149,7 @@ class Scaling(nn.Module):
         (Leaking, "contract-repeat"),
         (Noisy, "contract-repeat"),
         (Rounding, "input-rounded"),
-        (Cutting, "input-rounded"),
+        (cutting, "input-rounded"),
         (Scaling, "contract-input"),
     ],
 )

@@ -19,6 +19,7 @@ from trustsnn.blocks import frozen, is_stochastic, observe
 from trustsnn.data import Dataset
 from trustsnn.rng import Draws
 from trustsnn.runners.config import AuditConfig
+from trustsnn.runners.findings import doubtful
 from trustsnn.runners.plan import PlannedCell
 from trustsnn.runners.progress import Reporter
 from trustsnn.runners.records import RunFolder, samples_table
@@ -115,7 +116,7 @@ def measure(job: Job, change: Change, shown: Sequence[int] = ()) -> Measured:
 
 def status_of(reasons: Sequence[dict[str, Any]]) -> str:
     """The status of a cell that was evaluated, from its findings."""
-    return "inconclusive" if any(reason.get("doubt", True) for reason in reasons) else "ok"
+    return "inconclusive" if any(map(doubtful, reasons)) else "ok"
 
 
 def record(
