@@ -61,10 +61,10 @@ results-attacks: $(BENCH)/.installed
 		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --eps $$eps --json docs/results/data/attacks/strength-mnist-$$eps.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --json docs/results/data/attacks/strength-mnist-l2.json
-	test -f models/bench-vgg9-half/manifest.json || $(BENCH)/bin/python -m trustsnn train bptt --model vgg9 --channels 0.5 --data cifar10 \
-		--augment shift-flip --batch-size 64 --epochs 10 --threads 1 --out models/bench-vgg9-half
+	test -f models/bench-vgg9-quarter/manifest.json || $(BENCH)/bin/python -m trustsnn train bptt --model vgg9 --channels 0.25 --data cifar10 \
+		--augment shift-flip --batch-size 64 --epochs 12 --threads 1 --out models/bench-vgg9-quarter
 	for eps in 2 4 8; do \
-		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --model models/bench-vgg9-half --eps $$eps/255 \
+		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --model models/bench-vgg9-quarter --eps $$eps/255 \
 			--json docs/results/data/attacks/strength-cifar10-$$eps.json || exit 1; \
 	done
 	for name in curves inherent poisson events honest; do \
