@@ -16,6 +16,7 @@ from trustsnn.attacks.apgd import APGD
 from trustsnn.attacks.base import Attack, AttackResult
 from trustsnn.attacks.estimators import estimator
 from trustsnn.attacks.losses import margin
+from trustsnn.attacks.pgd0 import PGD0
 from trustsnn.attacks.sapgd import SAPGD
 from trustsnn.attacks.square import Square
 from trustsnn.attacks.twin import ann_twin
@@ -49,6 +50,12 @@ class Member(NamedTuple):
         label = self.label.replace("-DLR-", "-MARGIN-")
         return self._replace(label=label, make=partial(self.make, loss="margin-ties"))
 
+    def of(self, ensemble: Attack, **settings: Any) -> Attack:
+        """The attack of this member under the threat of `ensemble`; `settings` take the place of what that and the member say."""
+        through = estimator(**self.through) if self.through else None
+        like = {name: getattr(ensemble, name) for name in ("eps", "norm", "eot", "seed")}
+        return self.make(**{**like, "estimator": through, **settings})
+
     def works_on(self, model: nn.Module) -> bool:
         """Whether the model has what the member needs: a known ANN twin, or neurons that its estimator can differentiate."""
         if self.kind == "transfer":
@@ -77,6 +84,12 @@ def _apgd(through: str, steps: int, loss: str = "ce-scaled", targets: int = 0) -
     name = f"APGD{'-T' if targets else ''}-{loss.removesuffix('-scaled').upper()}-{steps}"
     make = partial(APGD, steps=steps, loss=loss, targets=targets)
     return Member(f"{name} through {through}", "white-box", make, _ESTIMATORS[through], (steps + 1) * max(1, targets))
+
+
+def _pgd0(through: str, restarts: int) -> Member:
+    """In the L0 ball, where the others are not defined. There few steps from many starts break more than many from few."""
+    make = partial(PGD0, steps=20, restarts=restarts, loss="ce-scaled")
+    return Member(f"PGD0-CE-20x{restarts} through {through}", "white-box", make, _ESTIMATORS[through], 21 * restarts)
 
 
 def _sapgd(through: str, steps: int) -> Member:
@@ -112,6 +125,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _apgd("own", 10, "dlr"),
         _twin(10),
         _square(50),
+        *(_pgd0(name, 5) for name in ("wide atan", "ASSG", "own")),
     ),
     "standard": (
         _apgd("wide atan", 20),
@@ -124,6 +138,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _apgd("ASSG", 20, "dlr", 9),
         _twin(40),
         _square(500),
+        *(_pgd0(name, 10) for name in ("wide atan", "ASSG", "own", "wide triangular", "PDSG", "HART", "RGA", "BPTR", "CBA")),
     ),
     "full": (
         _apgd("wide atan", 50),
@@ -139,6 +154,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
         _apgd("ASSG", 50, "dlr", 9),
         _twin(100),
         _square(5000),
+        *(_pgd0(name, 20) for name in _ESTIMATORS),
     ),
 }
 """For each profile its members in the order of the cascade: a cheap one that breaks what is easy, then ASSG, which breaks most
@@ -175,7 +191,7 @@ class SNNAutoAttack(Attack):
     early_stop: bool = True
 
     name: ClassVar[str] = "snn-autoattack"
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1", "l0")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,7 +202,7 @@ class SNNAutoAttack(Attack):
 
     def describe(self) -> dict[str, Any]:
         """As `Attack.describe`, with what the profile holds, so that another ensemble of the same name is another cell."""
-        members = MEMBERS[self.profile]
+        members = self._of_the_norm()
         through = {str(name): value for name, value in _ESTIMATORS.items() if any(m.through == value for m in members)}
         return {**super().describe(), "members": [member.label for member in members], "estimators": through}
 
@@ -194,7 +210,10 @@ class SNNAutoAttack(Attack):
         """The members that run on `model`."""
         spec: Any = getattr(model, "spec", None)
         classes = spec.classes if spec is not None else sys.maxsize
-        return tuple(m.of_classes(classes) for m in MEMBERS[self.profile] if self.norm in _norms(m) and m.works_on(model))
+        return tuple(m.of_classes(classes) for m in self._of_the_norm() if m.works_on(model))
+
+    def _of_the_norm(self) -> list[Member]:
+        return [m for m in MEMBERS[self.profile] if self.norm in _norms(m)]
 
     def cost(self, model: nn.Module) -> tuple[int, int]:
         """Gradients and forward passes that one sample takes at most: what a sample that nothing breaks costs."""
@@ -216,9 +235,7 @@ class SNNAutoAttack(Attack):
             rows = (broken_by == -1 if self.early_stop else broken_by != -2).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
-            through = estimator(**member.through) if member.through else None
-            onward = {} if self.early_stop else {"early_stop": False}
-            attack = member.make(eps=self.eps, norm=self.norm, eot=self.eot, estimator=through, seed=self.seed, **onward)
+            attack = member.of(self) if self.early_stop else member.of(self, early_stop=False)
             target = ann_twin(model) if member.kind == "transfer" else model
             ids = tuple(draws.ids[row] for row in rows.tolist())
             started = time.process_time() - begun

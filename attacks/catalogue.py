@@ -16,7 +16,7 @@ IMAGE_ATTACKS = {
     "transfer": Entry("trustsnn.attacks.transfer:Transfer", "samples made on another model, as the twin without spikes"),
     "snn-autoattack": Entry(
         "trustsnn.attacks.autoattack:SNNAutoAttack",
-        "the ensemble: gradient estimators x APGD, SA-PGD, DLR, targeted, then the ANN twin and Square; L-inf, L2",
+        "the ensemble: gradient estimators x APGD, SA-PGD, DLR, targeted, then the ANN twin and Square; L-inf, L2, L1, L0",
     ),
     "bisection": Entry(
         "trustsnn.attacks.bisection:Bisection",

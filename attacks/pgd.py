@@ -36,6 +36,8 @@ class PGD(RestartedAttack):
         super().__post_init__()
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ConfigError(f"Expected a positive step_size, got {self.step_size}.")
+        if self.restarts > 1 and not self.random_start:
+            raise ConfigError(f"{self.restarts} restarts without a random start are the same run. Leave out one of the two.")
 
     @property
     def step(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -46,6 +46,14 @@ class Transfer(Attack):
             mine, its = ((each.norm, float(each.eps), each.targeted) for each in (self, self.inner))
             if mine != its:
                 raise ConfigError(f"Expected an inner attack of the same norm, eps and targeted, {mine}, got {its}.")
+            default = {field.name: field.default for field in fields(self)}
+            given = [name for name in ("steps", "loss", "eot", "estimator", "seed") if getattr(self, name) != default[name]]
+            if given:
+                raise ConfigError(f"Transfer runs its inner attack as that is: give {', '.join(given)} to that one.")
+        if self.estimator is not None and self.source is None:
+            raise ConfigError(
+                "The twin without spikes has no spike to differentiate. Leave out estimator, or give a spiking source."
+            )
 
     def _attack(self) -> Attack:
         if self.inner is not None:

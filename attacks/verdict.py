@@ -160,6 +160,24 @@ def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict
     ]
 
 
+def search_beats_white_box(standing: int, count: int, queries: int, eps: float) -> list[dict[str, Any]]:
+    """Finding where attacks through the model's gradients leave more than a quarter (binomial test at level 0.01) of the `count`
+    samples standing that a random search of so many `queries` breaks within the same `eps`."""
+    p_value = float(binomtest(standing, count, MASKING_LIMIT, alternative="greater").pvalue) if count else 1.0
+    if p_value >= LEVEL:
+        return []
+    return [
+        _finding(
+            "black-box-beats-white-box",
+            f"Of {count} samples that a random search of {queries} queries breaks within eps {eps:.3g}, attacks through the model's "
+            f"gradients leave {standing} correct within the same eps. Those gradients mislead, at every eps.",
+            {"left_by_white_box": standing, "count": count, "queries": queries, "eps": eps, "p_value": p_value},
+            MASKING_LIMIT,
+            "Athalye 2018, section 3.1; Carlini 2019; test and threshold: trustsnn's own",
+        )
+    ]
+
+
 def unbounded_attack_fails(correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Finding where a model stays correct although the attack may turn every input into any other (eps = 1 in L-inf)."""
     left = float(correct.mean()) if len(correct) else 0.0

@@ -54,6 +54,7 @@ ALL = [
     Transfer(eps=0.2, steps=3),
     PGD0(eps=4, steps=4),
     Bisection(eps=0.15, rounds=2),
+    SNNAutoAttack(eps=2, norm="l0", profile="quick"),
 ]
 each = pytest.mark.parametrize("attack", ALL, ids=lambda a: f"{a.name}-{a.norm}-{ALL.index(a)}")
 
@@ -215,6 +216,13 @@ def test_an_ensembles_sample_falls_while_its_member_runs(digits_model, batch, mo
     assert len(result.broken_by[fell].unique()) > 1
     assert torch.equal(result.fell[fell].div(1000, rounding_mode="floor"), result.broken_by[fell].double())
     assert result.fell[result.broken_by == -1].isinf().all()
+
+
+def test_the_ensemble_leaves_least_in_the_l0_ball_too(digits_model, batch):
+    ensemble = SNNAutoAttack(eps=1, norm="l0", profile="quick")
+    assert all(member.label.startswith("PGD0") for member in ensemble.members(digits_model))
+    left = [int(correct(digits_model, attack(digits_model, *batch), batch[1]).sum()) for attack in (ensemble, PGD0(eps=1))]
+    assert left[0] < left[1]
 
 
 @pytest.mark.parametrize("profile", ["quick", "standard", "full"])

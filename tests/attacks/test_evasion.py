@@ -192,6 +192,7 @@ def test_zero_gradient_makes_no_step():
         ({"eps": 0.1, "step_size": -1.0}, "positive step_size"),
         ({"eps": 0.1, "loss": "hinge"}, "Known: ce, ce-scaled, margin, margin-ties, dlr"),
         ({"eps": 0.1, "eot": 0}, "eot of at least 1"),
+        ({"eps": 0.1, "restarts": 3, "random_start": False}, "are the same run"),
     ],
 )
 def test_bad_settings_are_refused(settings_, message):

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trustsnn.attacks import CW, FGSM, MIFGSM, PGD, PGD0, RFGSM, DeepFool, Transfer
+from trustsnn.attacks.estimators import estimator
 from trustsnn.attacks.norms import ascend, project, random_start, size, sparse_sign
 from trustsnn.attacks.twin import ann_twin
 from trustsnn.blocks import frozen, predict
+from trustsnn.errors import ConfigError
 from trustsnn.rng import Draws
 
 
@@ -107,6 +109,10 @@ def test_transfer_is_the_inner_attack_on_the_source(digits_model, batch):
     with torch.no_grad():
         other.bias += 1
     assert moved.describe() != before
+    with pytest.raises(ConfigError, match="give steps, loss to that one"):
+        Transfer(eps=0.2, steps=4, loss="margin", inner=inner)
+    with pytest.raises(ConfigError, match="no spike to differentiate"):
+        Transfer(eps=0.2, estimator=estimator("hart"))
 
 
 @settings(deadline=None, max_examples=80)

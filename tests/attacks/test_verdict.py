@@ -71,6 +71,13 @@ def test_attacks_without_gradients_may_break_one_point(kind):
     assert not verdict.beats_white_box(kind, 0, 0, 0)
 
 
+def test_gradients_break_what_a_search_breaks():
+    assert types(verdict.search_beats_white_box(9, 16, 100, 0.1)) == ["black-box-beats-white-box"]
+    assert not verdict.search_beats_white_box(8, 16, 100, 0.1)
+    assert not verdict.search_beats_white_box(2, 2, 100, 0.1)
+    assert not verdict.search_beats_white_box(0, 0, 100, 0.1)
+
+
 def test_an_unbounded_attack_leaves_nothing():
     assert types(verdict.unbounded_attack_fails(outcomes(3, 32))) == ["unbounded-attack-fails"]
     assert not verdict.unbounded_attack_fails(outcomes(0, 32))

@@ -190,11 +190,44 @@ def test_tied_logits_are_named(digits_train, digits_test):
     assert run.exit_code == 3
 
 
+class Shuffled(torch.autograd.Function):
+    """The identity, whose gradient has its pixels in another order."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        order = torch.randperm(gradient[0].numel(), generator=torch.Generator().manual_seed(0))
+        return gradient.flatten(1)[:, order].view_as(gradient)
+
+
+class Misleading(nn.Module):
+    """Computes what the model does, with a gradient at the input that misleads every estimator alike."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(Shuffled.apply(x))
+
+
+@pytest.mark.parametrize("attacks", [None, [{"attack": "pgd"}]])
+def test_a_gradient_that_misleads_every_estimator_is_named_at_a_small_eps(attacks, digits_model, digits_test):
+    model = trustsnn.wrap(Misleading(digits_model), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)
+    run, types = audited(model, digits_test, eps=[0.02], attacks=attacks)
+    assert "black-box-beats-white-box" in types
+    assert run.exit_code == 3
+
+
 def test_an_honest_network_raises_no_finding(digits_model, digits_test):
     for attacks in (None, [{"attack": "pgd"}, {"attack": "fgsm"}, {"attack": "transfer"}]):
         run, types = audited(digits_model, digits_test, eps=[0.05, 0.15], attacks=attacks)
         assert not types
         assert run.verdict == "pass"
+    assert not audited(digits_model, digits_test, samples=40, eps=[2, 4], norms=["l0"])[1]
 
 
 @pytest.mark.slow

@@ -101,6 +101,8 @@ def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
     if largest:
         rows = np.flatnonzero(right)[: findings.UNBOUNDED_SAMPLES]
         reasons += findings.of_an_unbounded_attack(job.model, attack, job.data, rows)
+        if alone or isinstance(attack, SNNAutoAttack):
+            reasons += findings.of_a_search(job.model, attack, job.data, rows)
     table = measured.table(planned.key, job.data.ids, seen.broken_by)
     return Evaluated(measured.record(planned, reasons, diagnostics), table, pictures(job.data, without, measured))
 

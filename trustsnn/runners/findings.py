@@ -16,6 +16,7 @@ from trustsnn.attacks import verdict
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.base import Attack
 from trustsnn.attacks.events import SDA, EventAttack
+from trustsnn.attacks.square import Square
 from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.data import Dataset
 from trustsnn.interop import WrappedModel
@@ -29,6 +30,7 @@ Correct = NDArray[np.bool_]  # per sample whether the model stays correct
 NOISE = (0.4 / 255, 2 / 255)  # the first rounds away where pixels are rounded to 8 bits
 UNBOUNDED_SAMPLES = 32
 MASKING_SAMPLES = 64
+SEARCH_SAMPLES, SEARCH_QUERIES = 32, 100
 
 
 def doubtful(finding: Mapping[str, Any]) -> bool:
@@ -131,15 +133,16 @@ def of_the_ensemble(members: Sequence[Mapping[str, Any]], count: int) -> Finding
 
 def ensemble_of(attack: AnyAttack) -> SNNAutoAttack | None:
     """The quick ensemble under the threat of an attack on images that follows the model's own gradients; None for any other attack."""
-    own = isinstance(attack, Attack) and attack.route == "white-box" and attack.estimator is None and not attack.targeted
-    if (
-        not own
-        or isinstance(attack, SNNAutoAttack)
-        or attack.norm not in SNNAutoAttack.norms
-        or not math.isfinite(attack.eps or 0)
-    ):
+    if not isinstance(attack, Attack) or isinstance(attack, SNNAutoAttack):
         return None
-    return SNNAutoAttack(eps=float(attack.eps or 0), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")
+    own = attack.route == "white-box" and attack.estimator is None and not attack.targeted
+    if not own or attack.norm not in SNNAutoAttack.norms or not math.isfinite(attack.eps):
+        return None
+    return _quick(attack)
+
+
+def _quick(attack: Attack) -> SNNAutoAttack:
+    return SNNAutoAttack(eps=float(attack.eps), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")
 
 
 def own_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, broken: NDArray[np.int64]) -> Correct | None:
@@ -153,8 +156,7 @@ def _through_own(model: nn.Module, attack: AnyAttack) -> AnyAttack | None:
     """An attack through the model's own surrogate with twice the budget of one through others; None for any other attack."""
     if isinstance(attack, SNNAutoAttack):
         member = next(member for member in attack.members(model) if member.label.endswith("through own"))
-        eps = min(2 * attack.eps, 1.0) if attack.norm == "linf" else 2 * attack.eps
-        return member.make(eps=eps, norm=attack.norm, eot=attack.eot, seed=attack.seed)
+        return member.of(attack, eps=min(2 * attack.eps, 1.0) if attack.norm == "linf" else 2 * attack.eps)
     if isinstance(attack, EventAttack) and attack.white_box and attack.estimator is not None and attack.budget is not None:
         return replace(attack, estimator=None, budget=2 * attack.budget)
     return None
@@ -179,9 +181,36 @@ def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, r
     if isinstance(attack, SDA):
         free: AnyAttack = replace(attack, budget=None)
     else:
-        entries = data.batch(rows[:1])[0].size
-        free = replace(attack, eps={"linf": 1.0, "l2": math.sqrt(entries), "l1": float(entries)}[attack.norm])  # type: ignore[arg-type]
+        free = replace(attack, eps=_whole(attack.norm, data))  # type: ignore[arg-type]
     return verdict.unbounded_attack_fails(_left(model, free, data, rows))
+
+
+def of_a_search(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:
+    """Whether following the model's gradients is worth less than a search that takes none: of the samples at `rows`, the eps of `attack`
+    is doubled until few queries of Square break half; the white-box members of the quick ensemble get those, at that eps. A gradient that
+    misleads every estimator alike, as one of a wrong layer before the first neurons does, stands out there alone: at the eps that was
+    asked for, where a search finds little, nothing is left to compare. On attacks as `ensemble_of` takes them, and on the ensemble."""
+    ensemble = _quick(attack) if isinstance(attack, SNNAutoAttack) else ensemble_of(attack)
+    rows = rows[:SEARCH_SAMPLES]
+    if ensemble is None or ensemble.norm not in Square.norms or not ensemble.eps or not len(rows):
+        return []
+    search = Square(queries=SEARCH_QUERIES, eps=ensemble.eps, norm=ensemble.norm, eot=ensemble.eot, seed=ensemble.seed)
+    while (found := ~_left(model, search, data, rows)).mean() < 0.5:
+        if search.eps >= _whole(search.norm, data):
+            break
+        search = replace(search, eps=min(2 * search.eps, _whole(search.norm, data)))
+    standing = rows[found]
+    for member in ensemble.members(model):
+        if member.kind == "white-box":
+            standing = standing[_left(model, member.of(ensemble, eps=search.eps), data, standing)]
+    return verdict.search_beats_white_box(len(standing), int(found.sum()), SEARCH_QUERIES, search.eps)
+
+
+def _whole(norm: str, data: Dataset) -> float:
+    """The eps at which every image lies within the ball around any other."""
+    shape = data.batch([0])[0].shape[1:]
+    pixels = math.prod(shape[1:] if len(shape) == 3 else shape)
+    return {"linf": 1.0, "l2": math.sqrt(math.prod(shape)), "l1": math.prod(shape), "l0": pixels}[norm]
 
 
 def _left(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Correct:
