@@ -78,6 +78,8 @@ class Attack(ABC):
             if kind == "int" and value < least:
                 raise ConfigError(f"Expected {setting.name} of at least {least:g}, got {value}.")
         check_norm(self.norm, self.norms)
+        if self.norm == "l0" and self.eps != int(self.eps):
+            raise ConfigError(f"Expected eps as a number of pixels in the norm l0, got {self.eps}.")
         check_loss(self.loss)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> Tensor:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trustsnn.attacks.pgd import PGD
-from trustsnn.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +18,6 @@ class PGD0(PGD):
 
     name: ClassVar[str] = "pgd0"
     norms: ClassVar[tuple[str, ...]] = ("l0",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps != int(self.eps):
-            raise ConfigError(f"Expected eps as a number of pixels in the norm l0, got {self.eps}.")
 
     @property
     def step(self) -> float:
