@@ -106,7 +106,7 @@ def test_a_profile_is_run_at_every_norm_that_its_attacks_have(digits_model, tmp_
     assert run.robust_accuracy["l1", 3.0].value < 0.9
     with pytest.raises(ConfigError, match=r"No attack of this audit has the norm 'l0'\. Its attacks: fgsm \(linf, l2\)"):
         trustsnn.audit(digits_model, "digits", out=tmp_path / "l0", norms=["linf", "l0"], attacks=[{"attack": "fgsm"}], **QUICK)
-    with pytest.raises(ConfigError, match=r"number of pixels in the norm l0, got 0\.1"):
+    with pytest.raises(ConfigError, match=r"number of pixels in the norm l0, got 0\.05"):
         trustsnn.audit(digits_model, "digits", out=tmp_path / "l0", norms=["l0"], **QUICK)
     with pytest.raises(ConfigError, match="The attack 'pgd0' is for the norm l0, got the norms linf"):
         trustsnn.audit(digits_model, "digits", out=tmp_path / "l0", attacks=[{"attack": "pgd0"}], **QUICK)
