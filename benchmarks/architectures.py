@@ -34,7 +34,15 @@ from trustsnn.training import Progress, TrainConfig, train
 
 CIFAR10 = 50_000  # training images of the whole
 BASELINES = ("conv", "vgg9:0.25")
-NETWORKS = ("sew-resnet-small", "ms-resnet-small", "spikformer-small", "spikingformer-small", "sdt-small", *BASELINES)
+NETWORKS = (
+    "resnet-small",
+    "sew-resnet-small",
+    "ms-resnet-small",
+    "spikformer-small",
+    "spikingformer-small",
+    "sdt-small",
+    *BASELINES,
+)
 
 
 class Row(NamedTuple):

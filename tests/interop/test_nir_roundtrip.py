@@ -26,6 +26,7 @@ BUNDLED = {
     "conv": {"reset": "soft", "leak": 0.9},
     "vgg9": {"learn": True, "leak": 0.7, "threshold": 0.6},
     "vgg11": {"leak": 1.0},
+    "resnet-small": {},
     "sew-resnet-small": {},
     "sew-resnet18": {"channels": 0.05},
     "ms-resnet-small": {},

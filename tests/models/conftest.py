@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-FAMILIES = ("sew-resnet-small", "ms-resnet-small", "spikformer-small", "spikingformer-small", "sdt-small")
+FAMILIES = ("resnet-small", "sew-resnet-small", "ms-resnet-small", "spikformer-small", "spikingformer-small", "sdt-small")
 
 
 @pytest.fixture(params=FAMILIES)

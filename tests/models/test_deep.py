@@ -203,25 +203,42 @@ def test_architectures_of_before_are_stated_as_before():
     assert not {"merge", "heads"} & set(stated)
 
 
-# Parameters in millions as published, rounded or cut off after two digits. ResNets: Fang 2021 (arXiv 2102.04159), Hu 2021 (arXiv
+# Parameters in millions as published, rounded or cut off after two digits; of vgg16 and resnet as torchvision's have them. ResNets:
+# Fang 2021 (arXiv 2102.04159), Hu 2021 (arXiv
 # 2112.08954); MS-ResNet104 counted layer by layer over models/MS_ResNet.py of github.com/Ariande1/MS-ResNet. Transformers: the
 # tables of github.com/zhouchenlin2096/Spikingformer and Spikingformer-CML, and Yao 2023 (arXiv 2307.01694), whose 10.28 belongs to
 # 100 classes. Layers that the authors give a bias before their normalisation, which takes it out again, have none here: linear
 # maps, and the third convolution of MS-ResNet104. `biases` is how many of them there are.
-SPIKFORMER, SPIKINGFORMER = 4 + 4 + 1, 1 + 4 + 1  # times the channels of a block
+SPIKFORMER, SPIKINGFORMER = 4 + 4 + 1, 1 + 4 + 1  # times the channels of a block; for ImageNet all are like the second
 PUBLISHED = [
     ("sew-resnet18", (3, 224, 224), 1000, 0, 11.69),
     ("sew-resnet34", (3, 224, 224), 1000, 0, 21.79),
     ("sew-resnet50", (3, 224, 224), 1000, 0, 25.56),
+    ("sew-resnet101", (3, 224, 224), 1000, 0, 44.55),
+    ("sew-resnet152", (3, 224, 224), 1000, 0, 60.19),
+    ("resnet18", (3, 224, 224), 1000, 0, 11.689512),
+    ("resnet34", (3, 224, 224), 1000, 0, 21.797672),
+    ("resnet50", (3, 224, 224), 1000, 0, 25.557032),
+    ("vgg16", (3, 224, 224), 1000, 4224, 138.365992),  # its hidden layers are normalised too
+    ("resnet20", (3, 32, 32), 10, 0, 0.27),
     ("ms-resnet18", (3, 224, 224), 1000, 0, 11.69),
     ("ms-resnet34", (3, 224, 224), 1000, 0, 21.80),
     ("ms-resnet104", (3, 224, 224), 1000, 64, 77.350504),
     ("spikformer-4-256", (3, 32, 32), 10, 4 * 256 * SPIKFORMER, 4.15),
     ("spikformer-2-384", (3, 32, 32), 10, 2 * 384 * SPIKFORMER, 5.76),
     ("spikformer-4-384", (3, 32, 32), 10, 4 * 384 * SPIKFORMER, 9.32),
+    ("spikformer-8-384", (3, 224, 224), 1000, 8 * 384 * SPIKINGFORMER, 16.81),
+    ("spikformer-8-512", (3, 224, 224), 1000, 8 * 512 * SPIKINGFORMER, 29.68),
+    ("spikformer-8-768", (3, 224, 224), 1000, 8 * 768 * SPIKINGFORMER, 66.34),
     ("spikingformer-4-256", (3, 32, 32), 10, 4 * 256 * SPIKINGFORMER, 4.15),
     ("spikingformer-2-384", (3, 32, 32), 10, 2 * 384 * SPIKINGFORMER, 5.76),
     ("spikingformer-4-384", (3, 32, 32), 10, 4 * 384 * SPIKINGFORMER, 9.32),
+    ("spikingformer-8-384", (3, 224, 224), 1000, 8 * 384 * SPIKINGFORMER, 16.81),
+    ("spikingformer-8-512", (3, 224, 224), 1000, 8 * 512 * SPIKINGFORMER, 29.68),
+    ("spikingformer-8-768", (3, 224, 224), 1000, 8 * 768 * SPIKINGFORMER, 66.34),
+    ("sdt-8-384", (3, 224, 224), 1000, 8 * 384 * SPIKINGFORMER, 16.81),
+    ("sdt-8-512", (3, 224, 224), 1000, 8 * 512 * SPIKINGFORMER, 29.68),
+    ("sdt-8-768", (3, 224, 224), 1000, 8 * 768 * SPIKINGFORMER, 66.34),
     ("sdt-2-512", (3, 32, 32), 100, 2 * 512 * SPIKINGFORMER, 10.28),
 ]
 
@@ -232,7 +249,7 @@ def test_parameters_are_as_many_as_published(name, shape, classes, biases, milli
         model = build(name, input_shape=shape, classes=classes)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert abs((count + biases) / 1e6 - millions) < 0.01  # papers round or cut off
-    assert abs(count / 1e6 - millions) < 0.0025 * millions
+    assert abs(count / 1e6 - millions) < max(0.0025 * millions, 0.01)
 
 
 def test_the_deep_ms_resnet_is_laid_out_as_its_authors_have_it():

@@ -28,6 +28,7 @@ def small(name, **options):
 @pytest.mark.parametrize(
     ("name", "options", "only", "named"),
     [
+        ("resnet-small", {}, True, {"layers.11": "averages of spikes"}),
         ("sew-resnet-small", {"merge": "add"}, False, {"layers.4.0.0": "sums of spikes (layers.3, add)"}),
         ("sew-resnet-small", {"merge": "and"}, True, {"layers.8": "averages of spikes"}),
         ("sew-resnet-small", {"merge": "iand"}, True, {}),

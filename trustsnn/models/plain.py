@@ -1,4 +1,4 @@
-"""Networks that are one sequence of layers: mlp, conv, vgg9, vgg11."""
+"""Networks that are one sequence of layers: mlp, conv, vgg9, vgg11, vgg16."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ PLANS = {
     "conv": Plan((32, "P", 64, "P"), (128,)),
     "vgg9": Plan((64, 64, "P", 128, 128, "P", 256, 256, 256, "P"), (1024,)),
     "vgg11": Plan((64, "P", 128, "P", 256, 256, "P", 512, 512, "P", 512, 512, "P"), (512, 512)),
+    "vgg16": Plan((64, 64, "P", 128, 128, "P", *(256,) * 3, "P", *(512,) * 3, "P", *(512,) * 3, "P"), (4096, 4096)),
 }
 
 

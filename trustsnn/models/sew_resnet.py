@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -21,15 +22,21 @@ class Plan(NamedTuple):
     bottleneck: bool = False
 
 
+Block = Callable[[Parts, int, Sequence[tuple[int, int, int]], int], Layers]
+"""The layers of a block from its input channels, its convolutions (output channels, size of the kernel, stride) and its stride."""
+
 PLANS = {
     "sew-resnet18": Plan((2, 2, 2, 2)),
     "sew-resnet34": Plan((3, 4, 6, 3)),
     "sew-resnet50": Plan((3, 4, 6, 3), bottleneck=True),
+    "sew-resnet101": Plan((3, 4, 23, 3), bottleneck=True),
+    "sew-resnet152": Plan((3, 8, 36, 3), bottleneck=True),
     "sew-resnet-small": Plan((1, 1, 1), (32, 64, 128)),
 }
 
 
-def _layers(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:
+def residual(plan: Plan, parts: Parts, shape: Shape, block: Block) -> tuple[Layers, int]:
+    """The first convolution and its neurons, the blocks that `block` makes, the mean over all pixels; and the features left."""
     channels, size = parts.width(plan.channels[0]), (shape[1], shape[2])
     large = min(size) >= LARGE
     layers = [*parts.convolution(shape[0], channels, 7 if large else 3, 2 if large else 1), parts.neuron()]
@@ -37,21 +44,27 @@ def _layers(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:
         layers.append(nn.MaxPool2d(3, 2, 1))
         size = halved(halved(size))
     for stage, (blocks, width) in enumerate(zip(plan.blocks, map(parts.width, plan.channels), strict=True)):
-        for block in range(blocks):
-            stride = 2 if stage and not block else 1
-            layers.append(_block(parts, channels, width, stride, plan.bottleneck))
-            channels = 4 * width if plan.bottleneck else width
+        for place in range(blocks):
+            stride = 2 if stage and not place else 1
+            convolutions = [(width, 3, stride), (width, 3, 1)]
+            if plan.bottleneck:
+                convolutions = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+            layers += block(parts, channels, convolutions, stride)
+            channels = convolutions[-1][0]
             size = halved(size) if stride == 2 else size
     head, features = pooled(channels, size)
     return layers + head, features
 
 
-def _block(parts: Parts, inputs: int, width: int, stride: int, bottleneck: bool) -> Branches:
+def _layers(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:
+    return residual(plan, parts, shape, _block)
+
+
+def _block(parts: Parts, inputs: int, convolutions: Sequence[tuple[int, int, int]], stride: int) -> Layers:
     """Convolutions each with neurons behind it, and a shortcut that has them too where the shape changes."""
-    plan = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)] if bottleneck else [(width, 3, stride), (width, 3, 1)]
     branch: Layers = []
     channels = inputs
-    for outputs, kernel, step in plan:
+    for outputs, kernel, step in convolutions:
         branch += [*parts.convolution(channels, outputs, kernel, step), parts.neuron()]
         channels = outputs
     merge = parts.merge or MERGES[0]
@@ -59,7 +72,7 @@ def _block(parts: Parts, inputs: int, width: int, stride: int, bottleneck: bool)
         raise ConfigError(f"Expected a merge of {MERGES} for a SEW-ResNet, got {merge!r}.")
     _begin_as_identity(branch[-2], parts, merge)
     shortcut = [*parts.convolution(inputs, channels, 1, stride), parts.neuron()] if stride > 1 or inputs != channels else []
-    return Branches(branch, shortcut, merge=merge)
+    return [Branches(branch, shortcut, merge=merge)]
 
 
 def _begin_as_identity(norm: nn.Module, parts: Parts, merge: str) -> None:

@@ -9,7 +9,14 @@ from trustsnn.models.branches import Branches
 from trustsnn.models.parts import Family, Layers, Parts, Shape, pooled
 from trustsnn.models.tokens import Plan, membrane_mlp, patches, spiking_linear, token_channels
 
-PLANS = {"sdt-2-256": Plan(2, 256), "sdt-2-512": Plan(2, 512), "sdt-small": Plan(1, 128)}
+PLANS = {
+    "sdt-2-256": Plan(2, 256),
+    "sdt-2-512": Plan(2, 512),
+    "sdt-8-384": Plan(8, 384),
+    "sdt-8-512": Plan(8, 512),
+    "sdt-8-768": Plan(8, 768),
+    "sdt-small": Plan(1, 128),
+}
 
 
 def _layers(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:

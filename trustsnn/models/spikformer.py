@@ -12,12 +12,18 @@ SPIKFORMERS = {
     "spikformer-4-256": Plan(4, 256),
     "spikformer-2-384": Plan(2, 384),
     "spikformer-4-384": Plan(4, 384),
+    "spikformer-8-384": Plan(8, 384, 2 * HEAD),
+    "spikformer-8-512": Plan(8, 512, 2 * HEAD),
+    "spikformer-8-768": Plan(8, 768, 2 * HEAD),
     "spikformer-small": Plan(1, 128),
 }
 SPIKINGFORMERS = {
     "spikingformer-4-256": Plan(4, 256),
     "spikingformer-2-384": Plan(2, 384),
     "spikingformer-4-384": Plan(4, 384),
+    "spikingformer-8-384": Plan(8, 384, 2 * HEAD),
+    "spikingformer-8-512": Plan(8, 512, 2 * HEAD),
+    "spikingformer-8-768": Plan(8, 768, 2 * HEAD),
     "spikingformer-small": Plan(1, 128),
 }
 
@@ -30,7 +36,7 @@ def _spikformer(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:
     for _ in range(plan.blocks):
         wide = [*parts.convolution(channels, 4 * channels, 1), parts.neuron()]
         mlp = [*wide, *parts.convolution(4 * channels, channels, 1), parts.neuron()]
-        layers += [Branches([*_attention(parts, channels), *spiking_linear(parts, channels)], []), Branches(mlp, [])]
+        layers += [Branches([*_attention(plan, parts, channels), *spiking_linear(parts, channels)], []), Branches(mlp, [])]
     head, features = pooled(channels, size)
     return layers + head, features
 
@@ -40,15 +46,15 @@ def _spikingformer(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]
     layers, pool, size = patches(parts, shape, channels)
     layers += [parts.neuron(), *pool, *parts.convolution(channels, channels)]
     for _ in range(plan.blocks):
-        attention = [parts.neuron(), *_attention(parts, channels), *parts.convolution(channels, channels, 1, residual=True)]
+        attention = [parts.neuron(), *_attention(plan, parts, channels), *parts.convolution(channels, channels, 1, residual=True)]
         layers += [Branches(attention, []), Branches(membrane_mlp(parts, channels), [])]
     head, features = pooled(channels, size)
     return layers + head, features
 
 
-def _attention(parts: Parts, channels: int) -> Layers:
+def _attention(plan: Plan, parts: Parts, channels: int) -> Layers:
     """LIF_{.5}((Q K^T) V * .125) of spikes Q, K, V."""
-    heads = channels // HEAD if parts.heads is None else parts.heads
+    heads = max(1, channels // plan.head) if parts.heads is None else parts.heads
     if type(heads) is not int or heads < 1 or channels % heads:
         raise ConfigError(f"Expected heads that divide the {channels} channels of a token, got {heads!r}.")
     qkv = [spiking_linear(parts, channels) for _ in range(3)]

@@ -12,10 +12,11 @@ HEAD = 32  # channels of a head, as the published networks for CIFAR-10 have
 
 
 class Plan(NamedTuple):
-    """Encoder blocks and channels of a token."""
+    """Encoder blocks, channels of a token, and channels of a head; twice `HEAD` in the published networks for ImageNet."""
 
     blocks: int
     channels: int
+    head: int = HEAD
 
 
 def token_channels(plan: Plan, parts: Parts) -> int:

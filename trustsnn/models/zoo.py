@@ -12,7 +12,7 @@ from torch import nn
 
 from trustsnn.encoders import encoder as find_encoder
 from trustsnn.errors import ConfigError
-from trustsnn.models import ms_resnet, plain, sew_resnet, spike_driven, spikformer
+from trustsnn.models import ms_resnet, plain, resnet, sew_resnet, spike_driven, spikformer
 from trustsnn.models.catalogue import BUILDERS, MODELS
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.norms import NORMS
@@ -33,7 +33,7 @@ NEURONS = {
     "calibrated": "leaky integrate-and-fire after such a conversion",
 }
 _STILL = ("qcfs", "relu")  # have one step
-FAMILIES = (plain.FAMILY, sew_resnet.FAMILY, ms_resnet.FAMILY, *spikformer.FAMILIES, spike_driven.FAMILY)
+FAMILIES = (plain.FAMILY, resnet.FAMILY, sew_resnet.FAMILY, ms_resnet.FAMILY, *spikformer.FAMILIES, spike_driven.FAMILY)
 _LATER = {"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0, "merge": None, "heads": None, "potentials": None}
 
 
@@ -81,7 +81,7 @@ def build(
         levels, sparsity: see `QCFS`.
         potentials: of each layer of "calibrated" neurons the shape of its initial potentials; None where they have none.
         merge: of a SEW-ResNet: "add" unless given, "and" or "iand".
-        heads: of the attention of a Spikformer or Spikingformer; one for 32 channels unless given.
+        heads: of the attention of a Spikformer or Spikingformer; one for 32 channels unless given, for 64 with 8 blocks.
     """
     threshold = threshold if threshold is not None else 8.0 if neuron == "qcfs" else 1.0
     steps = 1 if neuron in _STILL else steps

@@ -16,7 +16,16 @@ from trustsnn.rng import Draws
 
 IDS = tuple("abcde")
 DRAWS = Draws(0, "test", IDS)
-SMALL = ["mlp", "conv", "sew-resnet-small", "ms-resnet-small", "spikformer-small", "spikingformer-small", "sdt-small"]
+SMALL = [
+    "mlp",
+    "conv",
+    "resnet-small",
+    "sew-resnet-small",
+    "ms-resnet-small",
+    "spikformer-small",
+    "spikingformer-small",
+    "sdt-small",
+]
 QUICK = {*SMALL, *ONE_STEP, "vgg9", "vgg11", "sew-resnet18", "ms-resnet18"}
 
 
