@@ -182,6 +182,7 @@ def test_a_model_of_the_users_own(mistakes, tmp_path):
         (["--model", "mlp", "--data", "digits", "--seed", "99999999999999999999999"], "seed"),
         (["--model", "mlp", "--data", "digits", "--encoder", "morse"], "Known: direct"),
         (["--model", "mlp", "--data", "digits", "--leak", "2"], r"[0, 1]"),
+        (["--model", "mlp", "--data", "digits", "--sparse", "random"], "give --sparsity"),
     ],
 )
 def test_a_mistake_in_training_is_one_message(arguments, message, tmp_path, here):
@@ -189,6 +190,12 @@ def test_a_mistake_in_training_is_one_message(arguments, message, tmp_path, here
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_projection_is_of_windows(tmp_path, here):
+    result = here("train", "onestep", "--data", "digits", "--windows", "none", "--projection", "mean", "--out", "m", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--windows none has none" in result.stderr
 
 
 def test_an_npz_without_splits_is_split_for_training(tmp_path):

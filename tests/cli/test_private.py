@@ -143,6 +143,13 @@ def test_the_same_command_gives_the_same_bytes(ann, tmp_path):
         (["--method", "private", "--steps", 3, "--double", *TINY], "does not take --double"),
         (["--method", "private", "--steps", 3, "--samples", 0], "at least 1 for samples of the synthetic images, got 0"),
         (["--method", "balance", "--steps", 3, "--data", "digits", "--lr", 0.1], "--lr goes with --method private, got --method balance"),
+        (["--method", "private", "--steps", 3, *TINY, "--epochs", 0], "--epochs 0 leaves the training out, and --batch-size with it"),
+        (["--method", "private", "--steps", 3, "--percentile", 99], "--percentile goes with --method balance, got --method private"),
+        (["--method", "rate", "--steps", 3, "--data", "digits", "--percentile", 99], "--percentile goes with --method balance, got --method rate"),
+        (["--method", "shift", "--data", "digits", "--initial", 0.5],
+         "--initial goes with --method balance or calibrate or calibrate-advanced, got --method shift"),
+        (["--method", "balance", "--data", "digits", "--iterations", 5],
+         "--iterations goes with --method calibrate-advanced or private, got --method balance"),
         (["--method", "balance", "--steps", 3], "needs --data"),
     ],
 )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +14,16 @@ from trustsnn.cli import private
 from trustsnn.cli.seal import KeyOption, takes_key
 from trustsnn.data import splits
 from trustsnn.errors import ConfigError
+
+_RELU = ("balance", "calibrate", "calibrate-advanced")
+_OWN = {
+    **dict.fromkeys(private.OPTIONS, ("private",)),
+    "calibration": (*_RELU, "private"),
+    "percentile": ("balance",),
+    "initial": _RELU,
+    "iterations": ("calibrate-advanced", "private"),
+}
+"""The options that some methods alone have, and which."""
 
 
 @takes_key
@@ -34,9 +45,15 @@ def convert(
         int | None, typer.Option(help="Test samples of the comparison, all by default; private: synthetic images, 5000.")
     ] = None,
     double: Annotated[bool, typer.Option("--double", help="Compare both in float64, where no sum is rounded.")] = False,
-    calibration: Annotated[int, typer.Option(help="Samples that a ReLU network is balanced or calibrated by.")] = 1024,
-    percentile: Annotated[float, typer.Option(help="balance: V of a layer among its activations; 100 is the largest.")] = 100.0,
-    initial: Annotated[float, typer.Option(help="ReLU: V0 as a fraction of V, such as 0.5.")] = 0.0,
+    calibration: Annotated[
+        int | None, typer.Option(help="Samples that a ReLU network is balanced or calibrated by, 1024 by default.")
+    ] = None,
+    percentile: Annotated[
+        float | None, typer.Option(help="balance: V of a layer among its activations; 100, the largest, by default.")
+    ] = None,
+    initial: Annotated[
+        float | None, typer.Option(help="balance, calibrate: V0 as a fraction of V, such as 0.5; 0 by default.")
+    ] = None,
     key: KeyOption = None,
     iterations: Annotated[
         int | None, typer.Option(help="Of Adam. calibrate-advanced: a layer, 500 (5000 are published). private: an image, 2500.")
@@ -59,7 +76,8 @@ def convert(
 ) -> None:
     """Turn a trained ANN into a spiking network, and say layer by layer where the two differ on the test samples. The method private
     makes its own images from the ANN and takes no data set. What comes of a sealed ANN is sealed with the same key."""
-    if private.wanted(locals()):
+    _check(locals())
+    if method == "private":
         private.convert_privately(locals())
         return
     if data is None:
@@ -83,9 +101,9 @@ def convert(
     if method in CALIBRATIONS:
         sets = splits(data, data_root, download)
         test = sets["test"]
-        given = Calibration(
-            sets["train"].take(calibration), percentile, initial=initial, iterations=500 if iterations is None else iterations
-        )
+        told = {"percentile": percentile, "initial": initial, "iterations": iterations}
+        known = {name: value for name, value in told.items() if value is not None}
+        given = Calibration(sets["train"].take(1024 if calibration is None else calibration), **known)  # type: ignore[arg-type]
     else:
         test, given = load(data, "test", root=data_root, download=download), None
     fit(ann, test)
@@ -109,3 +127,12 @@ def convert(
     for line in table.sentences(found):
         typer.echo(line)
     typer.echo(str(out))
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """ConfigError for an option that the method does not have."""
+    method = given["method"]
+    for name, methods in _OWN.items():
+        if given[name] is not None and method not in methods:
+            flag = "--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} goes with --method {' or '.join(methods)}, got --method {method}.")

@@ -11,37 +11,35 @@ import typer
 from trustsnn.cli import train as options
 from trustsnn.errors import ConfigError
 
-_DATA = ("data", "data_root", "download")  # no data set is read
-_COMPARED = {
-    "double": False,
-    "percentile": 100.0,
-    "initial": 0.0,
-}  # of other methods, with what they are where they are not given
-_OWN = ("pixel_rate", "encoder", "scale", "epochs", "batch_size", "learning_rate", "temperature", "weight", "seed", "quiet")
+_DATA = {"data": "--data", "data_root": "--data-root", "download": "--download"}  # no data set is read
+OPTIONS = ("pixel_rate", "encoder", "scale", "epochs", "batch_size", "learning_rate", "temperature", "weight", "seed")
+_TRAINING = ("batch_size", "learning_rate", "temperature", "weight")
 
 
-def wanted(given: Mapping[str, Any]) -> bool:
-    """Whether the arguments of `trustsnn convert` ask for the private conversion; ConfigError for options that do not go with the
-    method."""
-    method = given["method"]
-    if method != "private":
-        others = [name for name in _OWN if given[name] not in (None, False)]
-        if others:
-            raise ConfigError(f"{_flags(others)} goes with --method private, got --method {method}.")
-        return False
-    real = [name for name in _DATA if given[name] not in (None, False)]
+def _check(given: Mapping[str, Any]) -> None:
+    """ConfigError for options of `trustsnn convert` that have no meaning here."""
+    real = [flag for name, flag in _DATA.items() if given[name] not in (None, False)]
     if real:
         raise ConfigError(
-            f"The private conversion makes its images from the ANN and reads no data set, got {_flags(real)}. Leave it out."
+            f"The private conversion makes its images from the ANN and reads no data set, got {', '.join(real)}. Leave it out."
         )
-    others = [name for name, unset in _COMPARED.items() if given[name] != unset]
-    if others:
-        raise ConfigError(f"The private conversion does not take {_flags(others)}. Leave it out.")
-    return True
+    if given["double"]:
+        raise ConfigError("The private conversion does not take --double: nothing is compared. Leave it out.")
+    idle = [name for name in _TRAINING if given[name] is not None]
+    if given["epochs"] == 0 and idle:
+        flags = ", ".join("--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}" for name in idle)
+        raise ConfigError(f"--epochs 0 leaves the training out, and {flags} with it. Leave out one or the other.")
+    if given["key"] is not None:
+        raise ConfigError(
+            "The private conversion keeps images and the state of its training in the clear, and so takes a plain ANN: see `trustsnn unseal`."
+        )
+    if given["steps"] is None:
+        raise ConfigError("The private conversion needs --steps, the number of time steps T.")
 
 
 def convert_privately(given: Mapping[str, Any]) -> None:
     """Convert with the arguments of `trustsnn convert`, and say how well the network agrees with the ANN on the synthetic images."""
+    _check(given)
     options.prepare(given["threads"])
     from dataclasses import asdict
 
@@ -55,12 +53,6 @@ def convert_privately(given: Mapping[str, Any]) -> None:
     def told(**names: str) -> dict[str, Any]:
         return {setting: given[name] for setting, name in names.items() if given[name] is not None}
 
-    if given["key"] is not None:
-        raise ConfigError(
-            "The private conversion keeps images and the state of its training in the clear, and so takes a plain ANN: see `trustsnn unseal`."
-        )
-    if given["steps"] is None:
-        raise ConfigError("The private conversion needs --steps, the number of time steps T.")
     out: Path = given["out"]
     training = None
     if given["epochs"] != 0:
@@ -69,7 +61,7 @@ def convert_privately(given: Mapping[str, Any]) -> None:
     how = PrivateConversion(
         given["steps"],
         Synthesis(**told(samples="samples", iterations="iterations", learning_rate="pixel_rate", seed="seed")),
-        given["calibration"],
+        1024 if given["calibration"] is None else given["calibration"],
         training=training,
         **told(encoder="encoder", scale="scale", temperature="temperature", weight="weight"),
     )
@@ -94,7 +86,3 @@ def convert_privately(given: Mapping[str, Any]) -> None:
         "No data set was read, so its accuracy is not known."
     )
     typer.echo(f"{out / IMAGES} shows what the ANN takes for its classes: keep it to yourself, or delete it.")
-
-
-def _flags(names: list[str]) -> str:
-    return ", ".join("--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}" for name in names)

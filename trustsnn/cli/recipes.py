@@ -10,6 +10,7 @@ import typer
 
 from trustsnn.cli import train as options
 from trustsnn.data import splits
+from trustsnn.errors import ConfigError
 
 
 def s4nn(
@@ -31,7 +32,6 @@ def s4nn(
     """One spike a neuron, the first output to spike is the class. The same command goes on where a killed run stopped."""
     options.prepare(threads)
     import trustsnn
-    from trustsnn.errors import ConfigError
     from trustsnn.runners.progress import TrainingReporter
     from trustsnn.temporal import S4NN, S4NNConfig, train_s4nn
 
@@ -66,7 +66,7 @@ def onestep(
     model: Annotated[str, typer.Option("--model", help="onestep or onestep-rnn.")] = "onestep",
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/MODEL-DATA-WINDOWS by default.")] = None,
     windows: Annotated[str, typer.Option(help="alternating, plain, or none: the same cell over time steps.")] = "alternating",
-    projection: Annotated[str, typer.Option(help="coded, intended or mean.")] = "coded",
+    projection: Annotated[str | None, typer.Option(help="coded, intended or mean; coded by default.")] = None,
     steps: Annotated[int, typer.Option(help="Time steps; more than 1 with --windows none alone.")] = 1,
     depth: Annotated[int, typer.Option(help="Cells in a stage.")] = 1,
     channels: options.ChannelsOption = 1.0,
@@ -88,9 +88,11 @@ def onestep(
     from trustsnn.models.onestep import build_onestep
 
     sets = splits(data, data_root, download, steps)
+    if windows == "none" and projection is not None:
+        raise ConfigError(f"--projection {projection} is of windows, of which --windows none has none. Leave one of them out.")
     network = build_onestep(
         model, input_shape=sets["train"].sample_shape, classes=len(sets["train"].classes), steps=steps, windows=windows,
-        projection=projection, channels=channels, depth=depth, seed=seed,
+        projection=projection or "coded", channels=channels, depth=depth, seed=seed,
     )  # fmt: skip
     options.train_and_save(
         "onestep", network, sets, out or options.folder(model, data, windows), options.training_settings(locals()), seed, quiet

@@ -75,7 +75,7 @@ def bptt(
     width: WidthOption = 1.0,
     learn: Annotated[bool, typer.Option(help="Learn leak and threshold of each layer.")] = False,
     sparsity: Annotated[float | None, typer.Option(help="Share of the synapses that is to be gone; none by default.")] = None,
-    sparse: Annotated[str, typer.Option(help="How they go: gradr, magnitude or random.")] = "gradr",
+    sparse: Annotated[str | None, typer.Option(help="How they go: gradr, magnitude or random; gradr by default.")] = None,
     norm: Annotated[str, typer.Option(help="batch, td, bntt, group or none.")] = "batch",
     merge: Annotated[str | None, typer.Option(help="Of a SEW-ResNet: add, and or iand.")] = None,
     heads: Annotated[int | None, typer.Option(help="Of a Spikformer's or Spikingformer's attention.")] = None,
@@ -96,7 +96,7 @@ def bptt(
             "norm": norm, "merge": merge, "heads": heads,
         },
         settings,
-        seed, threads, data_root, download, quiet, None if sparsity is None else {"sparsity": sparsity, "how": sparse},
+        seed, threads, data_root, download, quiet, _sparse(sparsity, sparse),
     )  # fmt: skip
 
 
@@ -216,6 +216,13 @@ def hybrid(
     settings = training_settings(locals())
     with STDB().applied(network) if stdb else nullcontext():
         train_and_save("hybrid", network, sets, out, settings, seed, quiet, start, keep_zeros=True)
+
+
+def _sparse(sparsity: float | None, how: str | None) -> dict[str, Any] | None:
+    """The settings of `train_sparse`, None for all synapses."""
+    if sparsity is None and how is not None:
+        raise ConfigError(f"--sparse {how} says how synapses go: give --sparsity, the share that is to.")
+    return None if sparsity is None else {"sparsity": sparsity, "how": how or "gradr"}
 
 
 def training_settings(given: dict[str, Any]) -> dict[str, Any]:
