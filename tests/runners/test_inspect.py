@@ -10,6 +10,7 @@ import trustsnn
 from trustsnn.errors import ConfigError
 from trustsnn.models import build
 from trustsnn.models.branches import Branches
+from trustsnn.models.onestep import build_onestep
 from trustsnn.runners.inspect import describe_model
 from trustsnn.temporal import S4NN
 
@@ -112,16 +113,75 @@ def test_neurons_that_are_no_module_have_their_rates_too(digits_test):
 
 
 class Functional(nn.Module):
-    """A layer that no module stands for."""
+    """A layer that no module stands for, attention between spikes, and neurons whose leak is a sigmoid."""
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(10, 64))
+        self.weight, self.leak = nn.Parameter(torch.randn(10, 64)), nn.Parameter(torch.zeros(()))
 
     def forward(self, x):
-        return nn.functional.gelu(x.flatten(1) @ self.weight.T)
+        spikes = (x.flatten(1) > 0.5).float() + 0 * torch.sigmoid(self.leak)
+        current = spikes @ self.weight.T
+        attended = spikes @ (spikes.T @ spikes)
+        return nn.functional.linear(attended, self.weight) + nn.functional.gelu(current)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.norm, self.last = nn.LSTM(8, 6, batch_first=True), nn.LayerNorm(6), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.last((self.norm(self.lstm(x[:, 0])[0][:, -1]) > 0).float())
+
+
+def seen(module, digits_test):
+    model = trustsnn.wrap(module, domain="image", time_steps=1, input_shape=(1, 8, 8), classes=10)
+    lines = describe_model(model, data=digits_test.take(20))
+    start = next(i for i, line in enumerate(lines) if line.startswith("spike-only"))
+    return lines[start], dict(line.removeprefix("  input of ").split(": ", 1) for line in lines[start + 1 :])
+
+
+def test_calls_that_are_no_module_are_watched_too(digits_test):
+    verdict, named = seen(Functional(), digits_test)
+    assert verdict.endswith("no")
+    assert named == {
+        "module, gelu": "an activation, gelu",
+        "module, matmul": "products of two signals",
+        "module, linear": "values other than 0 and 1",
+    }
+
+
+def test_gates_and_norms_of_each_sample_are_named(digits_test):
+    verdict, named = seen(Recurrent(), digits_test)
+    assert verdict.endswith("no")
+    assert named == {
+        "module.lstm": "gates and states of real values, LSTM",
+        "module.norm": "currents that are divided by their spread in each sample, LayerNorm",
+    }
+
+
+@pytest.mark.parametrize(("name", "named"), [("onestep", "membranes of"), ("onestep-rnn", "gates of an LSTM")])
+def test_what_a_one_step_cell_hands_on_is_named(name, named):
+    verdict, layers = said(build_onestep(name, input_shape=(1, 8, 8), classes=10, channels=0.25))
+    assert verdict.endswith("no")
+    assert any(named in what for what in layers.values())
+    assert all("Cell" not in what for what in layers.values())
+
+
+class Own(torch.autograd.Function):
+    """A computation of another package."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.flatten(1)[:, :10].clone()
+
+
+class Elsewhere(nn.Module):
+    def forward(self, x):
+        return Own.apply(x)
 
 
 def test_what_cannot_be_watched_is_not_called_spikes(digits_test):
-    model = trustsnn.wrap(Functional(), domain="image", time_steps=1, input_shape=(1, 8, 8), classes=10)
+    model = trustsnn.wrap(Elsewhere(), domain="image", time_steps=1, input_shape=(1, 8, 8), classes=10)
     assert describe_model(model, data=digits_test.take(20))[-1].startswith("spike-only: not known")

@@ -14,7 +14,8 @@ from trustsnn.errors import ConfigError
 from trustsnn.language import SpikeGPT
 from trustsnn.models import SpikingNetwork
 from trustsnn.models.branches import Branches
-from trustsnn.models.flow import Flow, Kind, inputs_of, observed_inputs
+from trustsnn.models.flow import Flow, Kind, inputs_of
+from trustsnn.models.observed import observed_inputs
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.estimator import spiking_layers
 from trustsnn.rng import Draws
