@@ -18,6 +18,8 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.errors import ConfigError
 from trustsnn.models import build
 from trustsnn.models.catalogue import MODELS
+from trustsnn.models.onestep import build_onestep
+from trustsnn.temporal import S4NN
 from trustsnn.training import GradR, TrainConfig, count_synapses, magnitude_masks, masked, random_masks, train
 from trustsnn.training.compress import SPARSE, train_sparse
 from trustsnn.training.sparse import synaptic_layers
@@ -324,3 +326,19 @@ def test_a_bad_sparsity_is_refused(refuses, sparsity):
 def test_what_does_not_fit_is_refused(refuses, message):
     with pytest.raises(ConfigError, match=message):
         refuses(network())
+
+
+@pytest.mark.parametrize("how", SPARSE)
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (lambda: S4NN((1, 8, 8), 10, hidden=12), "S4NN, which has none"),
+        (lambda: build_onestep("onestep-rnn", input_shape=(1, 8, 8), classes=10, channels=0.25), r"lstm \(LSTM\)"),
+    ],
+)
+def test_synapses_that_no_mask_reaches_are_refused(make, got, how, digits_train):
+    model = make()
+    before = model_hash(model)
+    with pytest.raises(ConfigError, match=f"those of convolutions and linear layers, got .*{got}"):
+        train_sparse(model, digits_train, TrainConfig(epochs=2), 0.9, how)
+    assert model_hash(model) == before

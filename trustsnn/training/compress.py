@@ -15,7 +15,7 @@ from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.training.bptt import Progress, TrainConfig, train
 from trustsnn.training.grad_r import GradR
-from trustsnn.training.sparse import Masks, check_sparsity, magnitude_masks, masked, random_masks
+from trustsnn.training.sparse import Masks, check_sparsity, magnitude_masks, maskable_layers, masked, random_masks
 
 SPARSE = {
     "gradr": "Grad R for half of the epochs, its prior resting at the target; the largest weights that it leaves (LAMP) are then trained on",
@@ -48,6 +48,7 @@ def train_sparse(
             of which a `recipe` is for both halves.
     """
     check_sparsity(sparsity)
+    maskable_layers(model)
     if how not in SPARSE:
         raise ConfigError(f"Expected sparse training by one of {', '.join(SPARSE)}, got {how!r}.")
     if how == "random":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trustsnn.errors import ConfigError
-from trustsnn.training.sparse import SparseWeight, check_sparsity, reparametrised, synaptic_layers, weight_of
+from trustsnn.training.sparse import SparseWeight, check_sparsity, maskable_layers, reparametrised, weight_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GradR:
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Inside, every optimizer step on the model's convolutions and linear layers is one of Grad R. A weight that is 0 at the
         start stays 0. Enter it before the optimizer is made, and save the model outside: there its weights are plain again."""
-        layers = synaptic_layers(model).values()
+        layers = maskable_layers(model).values()
         with reparametrised({layer: _Rewired(weight_of(layer), self) for layer in layers}) as thetas:
             ours = set(map(id, thetas))
             enough = self.sparsity * sum(theta.numel() for theta in thetas)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trustsnn.errors import ConfigError
+from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.rng import stream
 
 Masks = Mapping[str, Tensor]
@@ -37,11 +38,27 @@ def count_synapses(model: nn.Module) -> list[LayerSynapses]:
     return [LayerSynapses(name, weight_of(layer).numel(), int(weight_of(layer).count_nonzero())) for name, layer in layers]
 
 
+def maskable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """As `synaptic_layers`; ConfigError where the model has synapses in something else, which would all stay."""
+    found = synaptic_layers(model)
+    others = [
+        f"{name} ({type(layer).__name__})"
+        for name, layer in model.named_modules()
+        if name not in found
+        and not isinstance(layer, BatchNormThroughTime)
+        and any(key.startswith("weight") and p.dim() > 1 for key, p in layer.named_parameters(recurse=False))
+    ]
+    if others or not found:
+        got = ", ".join(others) if others else f"{type(model).__name__}, which has none"
+        raise ConfigError(f"Expected a model whose synapses are those of convolutions and linear layers, got {got}.")
+    return found
+
+
 def random_masks(model: nn.Module, sparsity: float, seed: int = 0) -> dict[str, Tensor]:
     """Masks that take the share `sparsity` of each layer's synapses away, drawn by `seed` and layer; one at least is left."""
     check_sparsity(sparsity)
     masks = {}
-    for name, layer in synaptic_layers(model).items():
+    for name, layer in maskable_layers(model).items():
         weight = weight_of(layer)
         kept = max(1, weight.numel() - round(sparsity * weight.numel()))
         chosen = torch.from_numpy(stream(seed, "sparse", name).permutation(weight.numel())[:kept])
@@ -58,7 +75,7 @@ def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
     the smallest |w| go first; the largest synapse of every layer has the score 1, so that no layer is left empty.
     """
     check_sparsity(sparsity)
-    layers = synaptic_layers(model)
+    layers = maskable_layers(model)
     scores = torch.cat([_lamp(weight_of(layer).detach().flatten()) for layer in layers.values()])
     mask = scores > 0
     mask[scores.argsort(stable=True)[: round(sparsity * len(scores))]] = False
