@@ -277,6 +277,7 @@ def test_bad_conversions_are_refused(ann):
     [
         (3, nn.MaxPool2d(2), "MaxPool2d.*average pooling"),
         (1, nn.ReLU(), "ReLU"),
+        (1, nn.GroupNorm(1, 8), "GroupNorm.*Train with --norm batch"),
         (3, nn.BatchNorm2d(8), "BatchNorm2d"),
         (0, QCFS(7), "follow no weights"),
         (3, QCFS(3), "with \\[3, 7\\] levels"),

@@ -342,3 +342,19 @@ def test_logits_of_any_number_of_steps_do_not_depend_on_the_batch(steps):
         whole = predict(model, x)
         for size in (1, 7, 33):
             assert torch.equal(torch.cat([predict(model, part) for part in x.split(size)]), whole)
+
+
+def test_the_comparator_and_the_gain_are_those_asked_for(tmp_path):
+    model = build("mlp", input_shape=(1, 2, 2), classes=3, channels=0.1, comparator=">", gain="leaky", leak=0.75)
+    trustsnn.save(model, tmp_path / "m")
+    again = trustsnn.load(tmp_path / "m")
+    found = [layer.dynamics for layer in again.layers if isinstance(layer, SpikingNeuron)]
+    assert [(d.comparator, d.gain, d.leak) for d in found] == [(">", "leaky", 0.75)] * 2
+    x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    plain = build("mlp", input_shape=(1, 2, 2), classes=3, channels=0.1)
+    assert not {"comparator", "gain"} & plain.architecture["arguments"].keys()  # so that the hash of a network from before stays
+    with pytest.raises(ConfigError, match="Expected gain to be one of"):
+        build("mlp", input_shape=(1, 2, 2), classes=3, gain="full")
+    with pytest.raises(ConfigError, match="are of the neuron 'lif', got the neuron 'relu'"):
+        build("mlp", input_shape=(1, 2, 2), classes=3, neuron="relu", gain="leaky")

@@ -34,7 +34,10 @@ NEURONS = {
 }
 _STILL = ("qcfs", "relu")  # have one step
 FAMILIES = (plain.FAMILY, resnet.FAMILY, sew_resnet.FAMILY, ms_resnet.FAMILY, *spikformer.FAMILIES, spike_driven.FAMILY)
-_LATER = {"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0, "merge": None, "heads": None, "potentials": None}
+_LATER = {
+    **{"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0, "merge": None, "heads": None, "potentials": None},
+    **{"comparator": ">=", "gain": "unit"},
+}
 
 
 def build(
@@ -63,6 +66,8 @@ def build(
     max_count: int | None = None,
     merge: str | None = None,
     heads: int | None = None,
+    comparator: str = ">=",
+    gain: str = "unit",
     seed: int = 0,
 ) -> SpikingNetwork:
     """A bundled network with fresh weights, the same for the same arguments.
@@ -75,7 +80,7 @@ def build(
         channels: multiplies the number of channels and hidden units; that of a token's channels goes in multiples of 32.
         neuron: one of `NEURONS`. "qcfs" and "relu" have one step whatever `steps` says; "bit-serial" has no normalisation, and
             the readout "bits". All but "lif" take images with the encoder "direct", and architectures without branches.
-        leak, threshold, reset, detach_reset, initial: see `Dynamics`; the threshold is 1, with "qcfs" 8 at the start, unless
+        leak, threshold, reset, detach_reset, initial, comparator, gain: see `Dynamics`; the threshold is 1, with "qcfs" 8 at the start, unless
             given. `surrogate`, `width`: see `Surrogate`.
         learn: makes leak and threshold parameters of each layer.
         levels, sparsity: see `QCFS`.
@@ -99,13 +104,15 @@ def build(
     if (encoder == "frames") == (domain == "image"):
         raise ConfigError(f"The encoder {encoder!r} does not fit the domain {domain!r}: events take 'frames', images any other.")
     _check_neuron(neuron, encoder, readout, norm)
+    if neuron != "lif" and (comparator, gain) != (">=", "unit"):
+        raise ConfigError(f"comparator and gain are of the neuron 'lif', got the neuron {neuron!r}.")
     family = _family(name, {"neuron": None if neuron == "lif" else neuron, "merge": merge, "heads": heads})
     rank = 3 if domain == "image" else 4
     if len(input_shape) != rank:
         raise ConfigError(f"Expected an input shape of {rank} sizes for the domain {domain!r}, got {tuple(input_shape)}.")
     arguments.update(encoder=encoder, input_shape=list(input_shape))
     frame = tuple(input_shape[-3:])
-    dynamics = Dynamics(leak, threshold, reset, detach_reset, initial=initial)  # type: ignore[arg-type]
+    dynamics = Dynamics(leak, threshold, reset, detach_reset, comparator, gain, initial)  # type: ignore[arg-type]
     how = Surrogate(surrogate, width)
     shapes = iter(potentials or ())
     make: dict[str, Callable[[], SpikingNeuron]] = {
