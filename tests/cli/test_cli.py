@@ -192,6 +192,35 @@ def test_a_mistake_in_training_is_one_message(arguments, message, tmp_path, here
     assert "Traceback" not in result.stderr
 
 
+def test_a_network_of_alpha_synapses_is_trained_and_goes_on(tmp_path, here):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    x = 0.1 * rng.random((60, 1, 4, 4), dtype=np.float32)
+    x[np.arange(60), 0, 0, y] = 1  # the class is in one pixel
+    np.savez(tmp_path / "easy.npz", x=x, y=y)
+    words = [
+        "train",
+        "alpha",
+        "--data",
+        "easy.npz",
+        "--hidden",
+        "10",
+        "--epochs",
+        "40",
+        "--batch-size",
+        "8",
+        "--out",
+        "m",
+        "--quiet",
+    ]
+    result = here(*words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("m: 100.00% of 12 test samples correct")
+    assert trustsnn.load(tmp_path / "m").architecture["arguments"]["hidden"] == 10
+    again = here(*words, cwd=tmp_path)
+    assert again.stdout.rsplit(",", 1)[0] == result.stdout.rsplit(",", 1)[0]
+
+
 def test_a_projection_is_of_windows(tmp_path, here):
     result = here("train", "onestep", "--data", "digits", "--windows", "none", "--projection", "mean", "--out", "m", cwd=tmp_path)
     assert result.returncode == 2

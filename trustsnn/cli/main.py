@@ -27,7 +27,7 @@ from trustsnn.cli.harden import harden
 from trustsnn.cli.integrity import integrity
 from trustsnn.cli.language import generate, spikegpt
 from trustsnn.cli.leakage import leakage_app
-from trustsnn.cli.recipes import compress, onestep, s4nn
+from trustsnn.cli.recipes import alpha, compress, onestep, s4nn
 from trustsnn.cli.seal import KeyOption, keygen, opened, seal, takes_key, unseal, verify
 from trustsnn.cli.train import train_app
 from trustsnn.errors import ConfigError, TrustSNNError
@@ -47,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for recipe in (compress, dp, onestep, s4nn, spikegpt):
+for recipe in (alpha, compress, dp, onestep, s4nn, spikegpt):
     train_app.command(recipe.__name__)(recipe)
 app.add_typer(train_app, name="train")
 app.add_typer(leakage_app, name="leakage")

@@ -1,4 +1,4 @@
-"""`trustsnn train s4nn`, `onestep` and `compress`: networks that `trustsnn.models.build` does not make, or that need another one."""
+"""`trustsnn train s4nn`, `onestep`, `alpha` and `compress`: networks that `trustsnn.models.build` does not make, or that need another one."""
 
 from __future__ import annotations
 
@@ -97,6 +97,33 @@ def onestep(
     options.train_and_save(
         "onestep", network, sets, out or options.folder(model, data, windows), options.training_settings(locals()), seed, quiet
     )
+
+
+def alpha(
+    data: options.DataOption,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/alpha-DATA-HIDDEN by default.")] = None,
+    hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 340,
+    pulses: Annotated[int, typer.Option(help="Spikes of each layer whose times are learnt: its bias.")] = 10,
+    epochs: options.EpochsOption = None,
+    batch_size: options.BatchOption = 32,
+    learning_rate: options.RateOption = 3e-3,
+    augment: options.AugmentOption = "none",
+    seed: options.SeedOption = 0,
+    threads: options.ThreadsOption = None,
+    data_root: options.RootOption = None,
+    download: options.DownloadOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Alpha synapses and spike times in closed form; the first output to spike is the class. The same command goes on where a killed
+    run stopped."""
+    options.prepare(threads)
+    from trustsnn.temporal import AlphaNetwork
+
+    sets = splits(data, data_root, download, 1)
+    network: Any = AlphaNetwork(sets["train"].sample_shape, len(sets["train"].classes), hidden=hidden, pulses=pulses, seed=seed)
+    still = {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.0}  # Adam, as the authors'
+    settings = options.training_settings({**locals(), **still})
+    options.train_and_save("alpha", network, sets, out or options.folder("alpha", data, str(hidden)), settings, seed, quiet)
 
 
 def compress(
