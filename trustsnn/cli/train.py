@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trustsnn.data import Dataset
+    from trustsnn.models import SpikingNetwork
     from trustsnn.training import Recipe
 
 train_app = typer.Typer(help="Train a bundled model. One sub-command a recipe.", no_args_is_help=True, rich_markup_mode=None)
