@@ -67,7 +67,10 @@ results-attacks: $(BENCH)/.installed
 		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --model models/bench-vgg9-quarter --eps $$eps/255 \
 			--json docs/results/data/attacks/strength-cifar10-$$eps.json || exit 1; \
 	done
-	for name in curves inherent poisson events honest; do \
+	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --rate-steps 16 --json docs/results/data/attacks/inherent.json
+	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --profile standard --steps 4,8,16,32 --rate-steps '' \
+		--json docs/results/data/attacks/inherent-standard.json
+	for name in curves poisson events honest; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/attacks/$$name.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/table.py attacks
@@ -104,6 +107,7 @@ results-hardening: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --recipes hire,at --json docs/results/data/hardening/training-mnist-hire.json
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --data cifar10 --channels 0.25 --epochs 4 --eps 2/255,4/255 \
 		--augment shift-flip --json docs/results/data/hardening/training-cifar10.json
+	$(BENCH)/bin/python benchmarks/robust_time.py --threads 1 --json docs/results/data/hardening/robust_time.json
 	$(BENCH)/bin/python benchmarks/dp_audit.py --threads 1 --seeds 5 --json docs/results/data/hardening/dp_audit.json
 	for name in private certify seal; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --threads 1 --json docs/results/data/hardening/$$name.json || exit 1; \

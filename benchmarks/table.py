@@ -47,7 +47,7 @@ and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). 
         (
             *("strength-mnist-0.07", "strength-mnist-0.1", "strength-mnist-0.15", "strength-mnist-l2"),
             *("strength-cifar10-2", "strength-cifar10-4", "strength-cifar10-8"),
-            *("curves", "inherent", "poisson", "events", "honest"),
+            *("curves", "inherent", "inherent-standard", "poisson", "events", "honest"),
         ),
         f"""# Attacks
 
@@ -83,7 +83,7 @@ what was expected, is in [core-findings.md](core-findings.md).
 """,
     ),
     "hardening": Document(
-        ("training-mnist", "training-mnist-hire", "training-cifar10", "private", "seal", "dp_audit", "certify"),
+        ("training-mnist", "training-mnist-hire", "robust_time", "training-cifar10", "private", "seal", "dp_audit", "certify"),
         f"""# Hardening
 
 {{machine}}
