@@ -26,7 +26,7 @@ from trustsnn.attacks import FGSM, PGD
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.base import Attack
 from trustsnn.data import Dataset, load
-from trustsnn.defenses.robust import parse
+from trustsnn.defenses.robust import RobustANN, parse
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.reports.compare import paired
 from trustsnn.reports.hardening import outcome, points
@@ -59,6 +59,7 @@ def recipes(eps: float) -> dict[str, str]:
         "tgo": "tgo",
         "mppd-tv": f"mppd-tv:eps={eps}:steps=3",
         "noise": "noise",
+        "robust-ann": f"robust-ann:eps={eps}:steps=3",
         "at+mpd-sgr": f"at:eps={eps}:steps=3+mpd-sgr",
     }
 
@@ -101,10 +102,15 @@ def trained(
         return Trained(model, config.epochs, seconds)
     recipe = parse(text)
     recipe.check(network)
-    model, seconds = outcomes.trained(
-        recipe.adapted(network), data, config, partial(_fit, recipe=recipe), recipe=recipe.describe()
-    )
-    return Trained(model, config.epochs, seconds)
+    learn_by = {"fit": partial(_fit, recipe=recipe), "recipe": recipe.describe()}
+    before = 0.0
+    if isinstance(recipe, RobustANN):
+        ann, before = outcomes.trained(recipe.ann(network, given.seed), data, config, **learn_by)
+        network = recipe.converted(ann, data, given.steps)
+    else:
+        network = recipe.adapted(network)
+    model, seconds = outcomes.trained(network, data, config, **learn_by)
+    return Trained(model, config.epochs, before + seconds)
 
 
 def fresh(given: Namespace, data: Dataset, learn: bool = False) -> SpikingNetwork:

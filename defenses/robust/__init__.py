@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from trustsnn.defenses.robust.at import AT
     from trustsnn.defenses.robust.base import Joined, Robust
     from trustsnn.defenses.robust.choose import parse, recipe
-    from trustsnn.defenses.robust.conversion import robust_ann
+    from trustsnn.defenses.robust.conversion import RobustANN
     from trustsnn.defenses.robust.feel import FEEL
     from trustsnn.defenses.robust.hire import HIRE
     from trustsnn.defenses.robust.mpd_sgr import MPDSGR
@@ -35,13 +35,13 @@ _lazy = lazy_names(
         "Noise": "noise",
         "RAT": "rat",
         "Robust": "base",
+        "RobustANN": "conversion",
         "SR": "sr",
         "StoG": "stog",
         "TGO": "tgo",
         "TRADES": "trades",
         "parse": "choose",
         "recipe": "choose",
-        "robust_ann": "conversion",
     },
 )
 
@@ -61,10 +61,10 @@ __all__ = [
     "Noise",
     "RecipeEntry",
     "Robust",
+    "RobustANN",
     "StoG",
     "parse",
     "recipe",
-    "robust_ann",
 ]
 
 

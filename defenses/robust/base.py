@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -18,6 +19,10 @@ from trustsnn.rng import Draws
 from trustsnn.settings import check_settings, setting
 from trustsnn.training.recipe import Recipe, generator_of, logits_of
 from trustsnn.training.sparse import synaptic_layers
+
+if TYPE_CHECKING:
+    from trustsnn.data import Dataset
+    from trustsnn.training import TrainConfig
 
 
 class Seen(NamedTuple):
@@ -76,6 +81,13 @@ class Robust(Recipe):
     def adapted(self, model: SpikingNetwork) -> SpikingNetwork:
         """The network to train in place of `model`, which some recipes extend; its weights are kept. Call it before `train`."""
         return model
+
+    def prepared(
+        self, model: SpikingNetwork, data: Dataset, config: TrainConfig, folder: Path | None = None, **watch: Any
+    ) -> SpikingNetwork:
+        """As `adapted`, with the samples that are to be trained on, for a recipe that trains something before. `folder` and `watch` are
+        as in `train`: what was trained is there when the same call is made again."""
+        return self.adapted(model)
 
     def inputs(self, model: SpikingNetwork, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
         """What the batch becomes, shaped as `x`."""

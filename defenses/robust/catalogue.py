@@ -28,6 +28,9 @@ RECIPES = {
     "tgo": RecipeEntry(f"{_HERE}.tgo:TGO", "membranes kept away from the threshold", "Wang ICLR 2026"),
     "mppd-tv": RecipeEntry(f"{_HERE}.mppd_tv:MPPDTV", "membranes of clean and attacked samples alike", "Lai ICLR 2026"),
     "noise": RecipeEntry(f"{_HERE}.noise:Noise", "Gaussian noise on the weights at each step", "Joshi Nat. Commun. 2020"),
+    "robust-ann": RecipeEntry(
+        f"{_HERE}.conversion:RobustANN", "an ANN trained by at, converted, trained on by at; alone", "Özdenizci TMLR 2023"
+    ),
     "gaussian-noise": RecipeEntry(
         f"{_CERTIFY}:GaussianNoise", "Gaussian noise on images, for randomised smoothing", "Cohen ICML 2019"
     ),

@@ -3,58 +3,73 @@ arXiv 2311.09266)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from trustsnn.checkpoint import model_hash
+import torch
+
 from trustsnn.conversion import Calibration, hybrid_start
 from trustsnn.data import Dataset
 from trustsnn.defenses.robust.at import AT
+from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
+from trustsnn.models.zoo import rebuild
 from trustsnn.neurons.estimator import neurons_of
+from trustsnn.settings import setting
 from trustsnn.training import TrainConfig, train
-from trustsnn.training.bptt import Progress
-from trustsnn.training.recipe import Recipe
 
 
-def robust_ann(
-    ann: SpikingNetwork,
-    data: Dataset,
-    *,
-    steps: int,
-    ann_config: TrainConfig | None,
-    config: TrainConfig,
-    recipe: Recipe | None = None,
-    percentile: float = 99.7,
-    scale: float = 0.3,
-    samples: int = 1024,
-    folder: Path | None = None,
-    on_step: Callable[[Progress], None] | None = None,
-) -> SpikingNetwork:
-    """A spiking network that inherits the robustness of an ANN.
-
-    `ann` is trained in place with `recipe`; its thresholds become `scale` times that percentile of its activations; then weights and
-    thresholds are trained on through time with `recipe`. Here normalisation is folded into the weights before that, so that there
-    are no statistics left to reset, which the paper does.
+@dataclass(frozen=True, kw_only=True)
+class RobustANN(AT):
+    """An ANN of the model's layers with ReLU is trained by `at` from fresh weights; its thresholds become `scale` times that percentile
+    of its activations; then weights and thresholds of the spiking network are trained on through time by `at`. Here normalisation is
+    folded into the weights before that, so that there are no statistics left to reset, which the paper does.
 
     Args:
-        ann: a ReLU network, `build(..., neuron="relu")`.
-        ann_config: of the ANN's training; None for one that is trained already.
-        config: of the fine-tuning.
-        recipe: `AT()` unless given.
+        percentile: in (0, 100], of the activations of a layer.
+        scale: above 0, of the thresholds.
         samples: of the training split, which balance the thresholds.
-        folder: as in `train`; both trainings go on from there where a call was killed.
-
-    Raises:
-        ConfigError: no ReLU network, or one with branches, and as `train`.
     """
-    recipe = recipe or AT()
-    if ann_config is not None:
-        train(ann, data, ann_config, recipe=recipe, folder=folder and folder / "ann", on_step=on_step)
-    network = hybrid_start(ann, steps, Calibration(data.take(samples), percentile=percentile, scale=scale), learn=True)
-    for neuron in neurons_of(network):
-        neuron.leak.requires_grad_(False)
-    start: dict[str, Any] = {"weights": model_hash(network)}
-    train(network, data, config, recipe=recipe, folder=folder and folder / "snn", start=start, on_step=on_step)
-    return network
+
+    percentile: float = setting(99.7, 0.0, 100.0)
+    scale: float = setting(0.3)
+    samples: int = setting(1024, 1)
+
+    name: ClassVar[str] = "robust-ann"
+    alone: ClassVar[bool] = True
+
+    def check(self, model: SpikingNetwork) -> None:
+        super().check(model)
+        with torch.device("meta"):
+            self.ann(model, 0)
+
+    def adapted(self, model: SpikingNetwork) -> SpikingNetwork:
+        raise ConfigError(
+            "The recipe 'robust-ann' first trains an ANN: it needs samples, which `prepared` takes. Use `trustsnn harden`."
+        )
+
+    def prepared(
+        self, model: SpikingNetwork, data: Dataset, config: TrainConfig, folder: Path | None = None, **watch: Any
+    ) -> SpikingNetwork:
+        """The converted network, its ANN trained as `config` says."""
+        ann = self.ann(model, config.seed)
+        train(ann, data, config, recipe=self, folder=folder, **watch)
+        return self.converted(ann, data, model.spec.steps)
+
+    def ann(self, model: SpikingNetwork, seed: int) -> SpikingNetwork:
+        """A fresh ReLU network of the model's layers; ConfigError where there is none, as for an architecture with branches."""
+        arguments = {**model.architecture["arguments"], "neuron": "relu", "steps": 1, "learn": False, "seed": seed}
+        for name in ("leak", "threshold", "reset", "detach_reset", "readout"):
+            arguments.pop(name, None)
+        made = rebuild({**model.architecture, "arguments": arguments})
+        assert isinstance(made, SpikingNetwork)
+        return made
+
+    def converted(self, ann: SpikingNetwork, data: Dataset, steps: int) -> SpikingNetwork:
+        """The spiking network that starts as `ann`: thresholds are parameters, leaks are not."""
+        balance = Calibration(data.take(self.samples), percentile=self.percentile, scale=self.scale)
+        network = hybrid_start(ann, steps, balance, learn=True)
+        for neuron in neurons_of(network):
+            neuron.leak.requires_grad_(False)
+        return network

@@ -80,6 +80,15 @@ def test_it_begins_with_the_weights_of_the_model_or_new_ones(plain, digits, tmp_
         assert same is not fresh
 
 
+def test_a_robust_ann_is_trained_first(plain, digits, tmp_path):
+    settings = {**SETTINGS, "samples": 20, "config": TrainConfig(epochs=1)}
+    made = [harden(plain, "robust-ann:eps=1/20:steps=1", *digits, out=tmp_path / "out", **settings) for _ in range(2)]
+    assert model_hash(made[0].model) == model_hash(made[1].model)
+    assert {neuron.leak.item() for neuron in made[0].model.layers if hasattr(neuron, "leak")} == {1.0}
+    assert (tmp_path / "out" / "training" / "before" / "state.safetensors").exists()
+    assert trustsnn.load(tmp_path / "out").spec.steps == plain.spec.steps
+
+
 def test_a_foreign_model_is_refused(digits, tmp_path):
     foreign = trustsnn.wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), domain="image", time_steps=1)
     with pytest.raises(ConfigError, match="bundled network"):

@@ -79,14 +79,15 @@ def harden(
     chosen.check(network)
     given = {"out": out / BEFORE, "quiet": quiet, "seed": config.seed, **settings}
     before = audit(network, test, **given)
-    hardened = chosen.adapted(_start(network, config.seed, fresh, learn))
     start = {"model": checkpoint.model_hash(network), "fresh": fresh, "learn": learn}
     with TrainingReporter(quiet) as reporter:
-        train(
-            hardened, data, config, recipe=chosen, test=test, folder=out / "training", start=start,
-            on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
-            on_epoch=lambda row: reporter.epoch(row, config.epochs),
-        )  # fmt: skip
+        watch: dict[str, Any] = {
+            "on_step": lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
+            "on_epoch": lambda row: reporter.epoch(row, config.epochs),
+        }
+        begun = _start(network, config.seed, fresh, learn)
+        hardened = chosen.prepared(begun, data, config, out / "training" / "before", test=test, **watch)
+        train(hardened, data, config, recipe=chosen, test=test, folder=out / "training", start=start, **watch)
     said = {"recipe": chosen.describe(), "data": data.sha256, "epochs": config.epochs, "seed": config.seed, **start}
     checkpoint.save(hardened, out, training=said)
     after = audit(hardened, test, **{**given, "out": out / AFTER}, gates=gates or [])

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from trustsnn.defenses.robust import RECIPES, RECIPES_FOR_EVENTS, parse, recipe, robust_ann
+from trustsnn.checkpoint import model_hash
+from trustsnn.defenses.robust import RECIPES, RECIPES_FOR_EVENTS, parse, recipe
 from trustsnn.errors import ConfigError
 from trustsnn.models import build
 from trustsnn.neurons.estimator import neurons_of
@@ -16,7 +17,7 @@ from trustsnn.training import TrainConfig, accuracy, train
 from trustsnn.training.sparse import masked, random_masks
 
 LINES = ["hire", "at:steps=2", "trades:steps=1", "rat", "sr", "stog", "feel", "mpd-sgr", "tgo", "mppd-tv:steps=1", "noise"]
-LINES += ["gaussian-noise:sigma=0.1", "s-ibp:eps=0.01:ramp=2"]
+LINES += ["gaussian-noise:sigma=0.1", "s-ibp:eps=0.01:ramp=2", "robust-ann:steps=1"]
 CONFIG = TrainConfig(epochs=2, batch_size=24, learning_rate=0.02)
 
 
@@ -26,7 +27,7 @@ def network(**options):
 
 def trained(line, data, folder, **options):
     chosen = parse(line)
-    model = chosen.adapted(network())
+    model = chosen.prepared(network(), data.take(700), CONFIG, folder / "before")
     train(model, data.take(700), CONFIG, recipe=chosen, folder=folder, **options)
     return model
 
@@ -70,15 +71,28 @@ def test_another_recipe_is_another_run(tmp_path, digits_train):
         train(network(), data, config, recipe=recipe("tgo", margin=0.3), folder=tmp_path)
 
 
-def test_a_robust_ann_becomes_a_spiking_network(digits_train, digits_test):
-    ann = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, neuron="relu")
+def test_a_robust_ann_becomes_a_spiking_network(digits_train, digits_test, tmp_path):
     config = TrainConfig(epochs=2, batch_size=48, learning_rate=0.01)
-    network = robust_ann(ann, digits_train, steps=4, ann_config=config, config=config, recipe=recipe("at", steps=1), samples=200)
-    assert accuracy(ann, digits_test)["value"] > 0.8
+    chosen = recipe("robust-ann", steps=1, samples=200)
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, leak=0.9, learn=True)
+    made = [chosen.prepared(model, digits_train, config, tmp_path / "ann") for _ in range(2)]
+    assert model_hash(made[0]) == model_hash(made[1])  # the second call finds the ANN trained
+    network = made[0]
+    assert accuracy(network, digits_test)["value"] > 0.7
+    train(network, digits_train, config, recipe=chosen)
     assert accuracy(network, digits_test)["value"] > 0.8
     neurons = neurons_of(network)
     assert len(neurons) == 2
     assert all(neuron.leak.item() == 1 and neuron.threshold.item() != 1 for neuron in neurons)
+
+
+def test_a_robust_ann_needs_samples_and_layers_in_a_row():
+    with pytest.raises(ConfigError, match="needs samples"):
+        recipe("robust-ann").adapted(network())
+    with pytest.raises(ConfigError, match="does not take neuron = 'relu'"):
+        recipe("robust-ann").check(build("sew-resnet-small", input_shape=(1, 8, 8), classes=10, channels=0.25))
+    with pytest.raises(ConfigError, match="the encoder 'direct'"):
+        recipe("robust-ann").check(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, encoder="poisson"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
