@@ -96,6 +96,7 @@ def test_planting_says_what_was_done_in_the_checkpoint_and_how_often_it_works(co
         (["--target", 10], "target class in 0..9"),
         (["--rate", 0], "poison rate"),
         (["--clean", "bad"], "different folders"),
+        (["--recipe", "robust-ann"], "needs samples"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_before_any_training(command, tmp_path, arguments, told):

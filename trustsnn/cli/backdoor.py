@@ -79,6 +79,7 @@ def plant(
             model, input_shape=train.sample_shape, classes=len(train.classes), domain=train.domain, max_count=train.max_count,
             steps=steps, encoder=encoder, channels=channels, seed=seed,
         )  # fmt: skip
+        networks[name] = losses.adapted(networks[name]) if losses else networks[name]
         options.train_and_save(
             "backdoor" if start else "bptt", networks[name], {"train": samples, "test": test}, folder, dict(given), seed, quiet,
             start=start or None, losses=losses,
