@@ -68,7 +68,7 @@ results-attacks: $(BENCH)/.installed
 			--json docs/results/data/attacks/strength-cifar10-$$eps.json || exit 1; \
 	done
 	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --rate-steps 16 --json docs/results/data/attacks/inherent.json
-	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --profile standard --steps 4,8,16,32 --rate-steps '' \
+	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --profile standard --steps 4,8,16,32 --leaks '' --rate-steps '' \
 		--json docs/results/data/attacks/inherent-standard.json
 	for name in curves poisson events honest; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/attacks/$$name.json || exit 1; \
