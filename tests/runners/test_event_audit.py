@@ -168,10 +168,11 @@ def test_a_sharp_surrogate_is_named(event_model, tmp_path):
     for module in model.modules():
         if isinstance(module, SpikingNeuron):
             module.estimator = STBP(Surrogate("rectangular", 0.002))
-    attacks = [{"attack": "insertion"}, {"attack": "insertion", "estimator": {"surrogate": "atan", "width": 0.5}}]
-    run = trustsnn.audit(model, DATA, out=tmp_path / "run", **{**FEW, "eps": [40], "attacks": attacks})
-    assert "gradient-masking" in types(run)
-    assert run.exit_code == 3
+    wide = {"attack": "insertion", "estimator": {"surrogate": "atan", "width": 0.5}}
+    for name, attacks in (("with", [{"attack": "insertion"}, wide]), ("without", [{"attack": "insertion"}])):
+        run = trustsnn.audit(model, DATA, out=tmp_path / name, **{**FEW, "eps": [40], "attacks": attacks})
+        assert "gradient-masking" in types(run)
+        assert run.exit_code == 3
 
 
 def test_an_attack_without_gradients_that_beats_them_is_named(event_model, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
         reasons += findings.of_the_ensemble(diagnostics["members"], len(right))
     left = findings.own_surrogate(job.model, attack, job.data, np.flatnonzero(right & ~measured.correct))
     largest = attack.eps == max(eps for _, eps in balls(job.plan))
-    alone = not any(isinstance(each.attack, SNNAutoAttack) for each in job.plan)
+    alone = not any(findings.looks_behind(each.attack) for each in job.plan)
     if left is None and largest and alone:
         left = findings.behind_the_surrogate(job.model, attack, job.data, np.flatnonzero(right & measured.correct))
     if left is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trustsnn.attacks import verdict
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.base import Attack
+from trustsnn.attacks.estimators import estimator
 from trustsnn.attacks.events import SDA, EventAttack
 from trustsnn.attacks.square import Square
 from trustsnn.blocks import frozen, is_stochastic, predict
@@ -23,6 +24,7 @@ from trustsnn.interop import WrappedModel
 from trustsnn.models.contract import check_contract
 from trustsnn.rng import Draws
 from trustsnn.runners.plan import AnyAttack, PlannedCell
+from trustsnn.runners.profiles import WIDE
 
 Findings = list[dict[str, Any]]
 Correct = NDArray[np.bool_]  # per sample whether the model stays correct
@@ -145,6 +147,12 @@ def _quick(attack: Attack) -> SNNAutoAttack:
     return SNNAutoAttack(eps=float(attack.eps), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")
 
 
+def looks_behind(attack: AnyAttack | None) -> bool:
+    """Whether an attack goes through other estimators than the model's own, so that a plan with it needs nothing more to ask what that
+    surrogate hides."""
+    return isinstance(attack, SNNAutoAttack) or (isinstance(attack, EventAttack) and attack.estimator is not None)
+
+
 def own_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, broken: NDArray[np.int64]) -> Correct | None:
     """Of the samples at the rows `broken`, which the ensemble, or an attack on events through another estimator, broke, those that
     the same through the model's own surrogate leaves correct with twice the budget. None for any other attack."""
@@ -164,12 +172,19 @@ def _through_own(model: nn.Module, attack: AnyAttack) -> AnyAttack | None:
 
 def behind_the_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, standing: NDArray[np.int64]) -> Correct | None:
     """As `own_surrogate`, for a single attack through the model's own surrogate: of the samples at the rows `standing`, which it left
-    correct, those count that the quick ensemble breaks."""
-    ensemble = ensemble_of(attack)
-    if ensemble is None:
+    correct, those count that the quick ensemble breaks; on events, that the same attack through a wide surrogate breaks."""
+    other = _through_wide(model, attack) if isinstance(attack, EventAttack) else ensemble_of(attack)
+    if other is None:
         return None
     rows = standing[:MASKING_SAMPLES]
-    return own_surrogate(model, ensemble, data, rows[~_left(model, ensemble, data, rows)])
+    return own_surrogate(model, other, data, rows[~_left(model, other, data, rows)])
+
+
+def _through_wide(model: nn.Module, attack: EventAttack) -> EventAttack | None:
+    """An attack on events through the model's own surrogate as one through a wide one; None for any other attack."""
+    wide = estimator(**WIDE)
+    asked = attack.white_box and attack.estimator is None and attack.budget is not None
+    return replace(attack, estimator=wide) if asked and wide.refusal(model) is None else None
 
 
 def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:

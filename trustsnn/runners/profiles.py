@@ -27,7 +27,7 @@ class Profile(NamedTuple):
         return self.images if domain == "image" else self.events
 
 
-_WIDE = {"name": "stbp", "surrogate": "atan", "width": 0.5}
+WIDE = {"name": "stbp", "surrogate": "atan", "width": 0.5}
 
 PROFILES = {
     "quick": Profile(
@@ -36,7 +36,7 @@ PROFILES = {
         (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("snn-autoattack", {"profile": "quick"})),
         (
             Item("insertion", {}),
-            Item("insertion", {}, _WIDE),
+            Item("insertion", {}, WIDE),
             Item("deletion", {}),
             Item("spikefool", {"rivals": 3}),
             Item("sda", {"iterations": 30}),
@@ -58,7 +58,7 @@ PROFILES = {
             Item("deletion", {}),
             Item("spikefool", {}),
             Item("sda", {"iterations": 100}),
-            *(Item("sda", {"iterations": 100}, each) for each in (_WIDE, {"name": "assg"}, {"name": "rga"})),
+            *(Item("sda", {"iterations": 100}, each) for each in (WIDE, {"name": "assg"}, {"name": "rga"})),
             Item("retiming", {}),
             Item("corner", {}),
             Item("dash", {}),
@@ -87,7 +87,7 @@ PROFILES = {
             *(
                 Item(attack, {}, each)
                 for attack in ("sda", "retiming")
-                for each in (None, _WIDE, {"name": "assg"}, {"name": "pdsg"}, {"name": "rga"}, {"name": "bptr"}, {"name": "cba"})
+                for each in (None, WIDE, {"name": "assg"}, {"name": "pdsg"}, {"name": "rga"}, {"name": "bptr"}, {"name": "cba"})
                 if (attack, each) != ("sda", None)
             ),
             Item("corner", {}),
