@@ -47,7 +47,7 @@ and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). 
         (
             *("strength-mnist-0.07", "strength-mnist-0.1", "strength-mnist-0.15", "strength-mnist-l2"),
             *("strength-cifar10-2", "strength-cifar10-4", "strength-cifar10-8"),
-            *("curves", "inherent", "inherent-standard", "poisson", "events", "honest"),
+            *("curves", "inherent", "inherent-standard", "inherent-seeds", "poisson", "events", "honest"),
         ),
         f"""# Attacks
 
