@@ -88,8 +88,9 @@ def main() -> None:
                 raw.append({"seed": seed, "name": row.name, "steps": steps, "right": int(row.right.sum()), "cpu": row.cpu})
     columns = ["seed", "network", "T", "correct", "s", "points above plain conversion", "points above scratch"]
     note = (
-        "Processor time of one thread in all: ANN, conversion and training. `scratch` trains for as long as the slowest of them took in "
-        "all, `scratch, tuning time` for that less the ANN's. Plain conversion is that of the same ANN: by the largest activation, or of QCFS to a rate. Differences are paired by image; normal intervals, 95 %."
+        "Processor time of one thread in all: ANN, conversion and training. `scratch` trains for as long as the slowest of them took in all, "
+        "`scratch, tuning time` for that less the ANN's. Plain conversion is that of the same ANN: by the largest activation, or of QCFS "
+        "to a rate. Differences are paired by image; normal intervals, 95 %."
     )
     report.table("Few steps", columns, rows, note, raw)
 
