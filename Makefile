@@ -70,7 +70,7 @@ results-attacks: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --rate-steps 16 --json docs/results/data/attacks/inherent.json
 	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --profile standard --steps 4,8,16,32 --leaks '' --rate-steps '' \
 		--json docs/results/data/attacks/inherent-standard.json
-	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --steps 4,8,16 --leaks '' --rate-steps '' --seeds 3 --eps 0.05,0.1 \
+	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --steps 4,8,16 --leaks '' --rate-steps '' --seeds 6 --eps 0.05,0.1 \
 		--json docs/results/data/attacks/inherent-seeds.json
 	for name in curves poisson events honest; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/attacks/$$name.json || exit 1; \

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from trustsnn.attacks.base import AttackResult
 from trustsnn.attacks.norms import ascend, project, random_start
 from trustsnn.attacks.restarts import Best, Outcome, Problem, RestartedAttack
 from trustsnn.blocks import is_stochastic
 from trustsnn.errors import ConfigError
+from trustsnn.rng import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,6 @@ class PGD(RestartedAttack):
         super().__post_init__()
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ConfigError(f"Expected a positive step_size, got {self.step_size}.")
-        if self.restarts > 1 and not self.random_start:
-            raise ConfigError(f"{self.restarts} restarts without a random start are the same run. Leave out one of the two.")
 
     @property
     def step(self) -> float:
@@ -45,6 +45,11 @@ class PGD(RestartedAttack):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "step_size": self.step}
+
+    def _run(self, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> AttackResult:
+        if self.restarts > 1 and not self.random_start and not is_stochastic(model):
+            raise ConfigError(f"{self.restarts} restarts without a random start are the same run. Leave out one of the two.")
+        return super()._run(model, x, y, draws)
 
     def _search(self, model: nn.Module, problem: Problem) -> Outcome:
         x, y, goal, draws, stops = problem

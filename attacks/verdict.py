@@ -13,6 +13,7 @@ LEVEL = 0.01  # of the paired tests below
 MORE_STEPS_LIMIT = 0.005
 BLACK_BOX_LIMIT = 0.01
 MASKING_LIMIT = 0.25
+SEARCHED_AT_LEAST = 8  # samples that a search breaks, before gradients are held against it
 TIE_LIMIT = 0.01
 UNBOUNDED_LIMIT = 0.01
 
@@ -162,8 +163,9 @@ def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict
 
 def search_beats_white_box(standing: int, count: int, queries: int, eps: float) -> list[dict[str, Any]]:
     """Finding where attacks through the model's gradients leave more than a quarter (binomial test at level 0.01) of the `count`
-    samples standing that a random search of so many `queries` breaks within the same `eps`."""
-    p_value = float(binomtest(standing, count, MASKING_LIMIT, alternative="greater").pvalue) if count else 1.0
+    samples standing that a random search of so many `queries` breaks within the same `eps`; none on fewer than 8."""
+    enough = count >= SEARCHED_AT_LEAST
+    p_value = float(binomtest(standing, count, MASKING_LIMIT, alternative="greater").pvalue) if enough else 1.0
     if p_value >= LEVEL:
         return []
     return [

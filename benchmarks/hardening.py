@@ -4,7 +4,8 @@
     python benchmarks/hardening.py --data cifar10 --network vgg9 --channels 0.25 --eps 2/255,4/255 --augment shift-flip
 
 Every network begins with the same weights and trains for the same epochs on the same images, one after the other; the time is that
-of the processor. Adversarial training takes longer: so standard training and HIRE-SNN are trained again for as long as it took.
+of the processor. `robust-ann` trains for as many twice, as an ANN and as a spiking network.
+Adversarial training takes longer: so standard training and HIRE-SNN are trained again for as long as it took.
 Trained networks and their answers are kept under --keep, so that a killed run goes on.
 """
 
@@ -103,14 +104,14 @@ def trained(
     recipe = parse(text)
     recipe.check(network)
     learn_by = {"fit": partial(_fit, recipe=recipe), "recipe": recipe.describe()}
-    before = 0.0
+    before, parts = 0.0, 1
     if isinstance(recipe, RobustANN):
         ann, before = outcomes.trained(recipe.ann(network, given.seed), data, config, **learn_by)
-        network = recipe.converted(ann, data, given.steps)
+        network, parts = recipe.converted(ann, data, network), 2
     else:
         network = recipe.adapted(network)
     model, seconds = outcomes.trained(network, data, config, **learn_by)
-    return Trained(model, config.epochs, before + seconds)
+    return Trained(model, parts * config.epochs, before + seconds)
 
 
 def fresh(given: Namespace, data: Dataset, learn: bool = False) -> SpikingNetwork:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trustsnn.blocks import frozen
 from trustsnn.conversion.fold import rescaled_layers
-from trustsnn.conversion.segments import Segment, check_sequential, current, rectified, segments
+from trustsnn.conversion.segments import Segment, check_foldable, current, rectified, segments
 from trustsnn.conversion.thresholds import with_thresholds
 from trustsnn.data import Dataset
 from trustsnn.encoders import encoder as find_encoder
@@ -28,7 +28,7 @@ def check_convertible(ann: SpikingNetwork, steps: int) -> None:
     """ConfigError for an ANN that `spiking_start` does not take, or for no steps."""
     if steps < 1:
         raise ConfigError(f"Expected a number of steps of at least 1 for the conversion 'private', got {steps}.")
-    check_sequential(ann)
+    check_foldable(ann)
     if not rectified(ann):
         raise ConfigError(
             "The conversion 'private' takes an ANN whose layers are all ReLU. Train one with: trustsnn train ann --model ... --data ..."

@@ -59,6 +59,7 @@ class Robust(Recipe):
     name: ClassVar[str]
     images: ClassVar[bool] = True  # it moves or compares images in [0, 1]
     alone: ClassVar[bool] = False  # it has losses of its own and joins no other recipe
+    anew: ClassVar[bool] = False  # it begins with weights of its own, and learns what it learns
     membranes: ClassVar[bool] = False  # it reads `Seen.distances`
     leaf: ClassVar[bool] = False  # it takes gradients with respect to `Step.x`
 

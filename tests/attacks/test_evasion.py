@@ -192,7 +192,6 @@ def test_zero_gradient_makes_no_step():
         ({"eps": 0.1, "step_size": -1.0}, "positive step_size"),
         ({"eps": 0.1, "loss": "hinge"}, "Known: ce, ce-scaled, margin, margin-ties, dlr"),
         ({"eps": 0.1, "eot": 0}, "eot of at least 1"),
-        ({"eps": 0.1, "restarts": 3, "random_start": False}, "are the same run"),
     ],
 )
 def test_bad_settings_are_refused(settings_, message):
@@ -282,3 +281,11 @@ def test_a_sample_that_does_not_move_takes_no_further_steps(digits_model, batch)
     adversarial = PGD(eps=0.0, step_size=0.1, steps=10, early_stop=False)(Counting(), x, y)
     assert torch.equal(adversarial, x)
     assert sum(seen) == 1
+
+
+def test_restarts_from_the_same_point_are_refused_where_nothing_is_drawn(digits_model, batch):
+    attack = PGD(eps=0.1, restarts=3, random_start=False)
+    with pytest.raises(ConfigError, match="are the same run"):
+        attack(digits_model, *batch)
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, encoder="poisson")
+    assert attack(model, *batch).shape == batch[0].shape

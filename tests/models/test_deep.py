@@ -252,6 +252,16 @@ def test_parameters_are_as_many_as_published(name, shape, classes, biases, milli
     assert abs(count / 1e6 - millions) < max(0.0025 * millions, 0.01)
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "heads"), [("spikformer-8-512", 1, 8), ("spikformer-8-512", 0.7, 11), ("spikformer-small", 1, 4)]
+)
+def test_heads_divide_the_channels(name, channels, heads):
+    with torch.device("meta"):
+        model = build(name, input_shape=(3, 32, 32), classes=10, channels=channels)
+    found = {block.heads for block in model.modules() if isinstance(block, Branches) and block.how == "attention"}
+    assert found == {heads}
+
+
 def test_the_deep_ms_resnet_is_laid_out_as_its_authors_have_it():
     with torch.device("meta"):
         model = build("ms-resnet104", input_shape=(3, 224, 224), classes=1000)

@@ -84,6 +84,9 @@ def test_a_robust_ann_is_trained_first(plain, digits, tmp_path):
     settings = {**SETTINGS, "samples": 20, "config": TrainConfig(epochs=1)}
     made = [harden(plain, "robust-ann:eps=1/20:steps=1", *digits, out=tmp_path / "out", **settings) for _ in range(2)]
     assert model_hash(made[0].model) == model_hash(made[1].model)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["training"]["fresh"]
+    with pytest.raises(ConfigError, match="Leave out learn"):
+        harden(plain, "robust-ann", *digits, out=tmp_path / "other", learn=True, **settings)
     assert {neuron.leak.item() for neuron in made[0].model.layers if hasattr(neuron, "leak")} == {1.0}
     assert (tmp_path / "out" / "training" / "before" / "state.safetensors").exists()
     assert trustsnn.load(tmp_path / "out").spec.steps == plain.spec.steps

@@ -161,6 +161,37 @@ def test_gates_and_norms_of_each_sample_are_named(digits_test):
     }
 
 
+class Calls(nn.Module):
+    """Operands by keyword, in place, and cells of one step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.cell, self.scale, self.act = (
+            nn.Parameter(torch.randn(8, 64)),
+            nn.LSTMCell(8, 8),
+            nn.RMSNorm(8),
+            nn.PReLU(),
+        )
+        self.spiking, self.last = nn.ReLU(), nn.Linear(8, 10)
+
+    def forward(self, x):
+        current = nn.functional.linear(input=x.flatten(1) - 0.5, weight=self.weight)
+        current = self.scale(self.cell(self.act(current))[0]).tanh_()
+        return self.last(self.spiking((current > 0).float()))  # of spikes ReLU gives spikes
+
+
+def test_calls_by_keyword_in_place_and_of_one_step_are_watched_too(digits_test):
+    verdict, named = seen(Calls(), digits_test)
+    assert verdict.endswith("no")
+    assert named == {
+        "module, linear": "values other than 0 and 1",
+        "module.act": "an activation, PReLU",
+        "module.cell": "gates and states of real values, LSTMCell",
+        "module.scale": "currents that are divided by their spread in each sample, RMSNorm",
+        "module, tanh": "an activation, tanh",
+    }
+
+
 @pytest.mark.parametrize(("name", "named"), [("onestep", "membranes of"), ("onestep-rnn", "gates of an LSTM")])
 def test_what_a_one_step_cell_hands_on_is_named(name, named):
     verdict, layers = said(build_onestep(name, input_shape=(1, 8, 8), classes=10, channels=0.25))

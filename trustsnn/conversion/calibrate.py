@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from trustsnn.blocks import frozen
 from trustsnn.conversion.fold import rescaled_layers
-from trustsnn.conversion.segments import batches, check_sequential, current, rectified, segments
+from trustsnn.conversion.segments import batches, check_foldable, current, rectified, segments
 from trustsnn.conversion.thresholds import largest_activations, least_squares, with_thresholds
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
@@ -72,7 +72,7 @@ def calibrated(ann: SpikingNetwork, method: str, steps: int | None, calibration:
         raise ConfigError(
             f"The conversion {method!r} takes samples of the training split: pass calibration=Calibration(samples)."
         )
-    check_sequential(ann)
+    check_foldable(ann)
     if not rectified(ann):
         raise ConfigError(
             f"The conversion {method!r} takes an ANN whose layers are all ReLU. Train one with: trustsnn train ann --model ... --data ..."

@@ -8,7 +8,7 @@ from typing import Any
 
 from trustsnn.conversion.calibrate import CALIBRATIONS, Calibration, calibrated
 from trustsnn.conversion.fold import Unit, rescaled_layers
-from trustsnn.conversion.segments import check_sequential
+from trustsnn.conversion.segments import check_foldable
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.zoo import stated
@@ -96,7 +96,7 @@ def convert(
         return calibrated(ann, method, steps, calibration)
     if method not in METHODS:
         raise ConfigError(f"Unknown conversion {method!r}. Known: {', '.join([*METHODS, *CALIBRATIONS])}.")
-    check_sequential(ann)
+    check_foldable(ann)
     levels = levels_of(ann)
     how = METHODS[method]
     steps = _steps(method, levels, steps)

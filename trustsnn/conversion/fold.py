@@ -67,11 +67,9 @@ def rescaled_layers(
         elif isinstance(layer, _LINEAR):
             layers.append(copy.deepcopy(layer))
         else:
-            pools = isinstance(layer, nn.MaxPool2d)
-            mend = "average pooling instead of maximum pooling" if pools else "--norm batch, td or none, and average pooling"
             raise ConfigError(
                 f"The layer layers.{name} ({type(layer).__name__}) cannot be converted: spikes pass weights, average pooling and "
-                f"batch normalisation right after weights. Train with {mend}."
+                "batch normalisation right after weights. Train with average pooling instead of maximum pooling."
             )
     return nn.Sequential(*layers).eval()
 

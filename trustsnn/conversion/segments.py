@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork, Stage, through
+from trustsnn.models.norms import BatchNormThroughTime
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.estimator import neurons_of
 from trustsnn.neurons.qcfs import QCFS
@@ -52,6 +53,17 @@ def check_sequential(network: SpikingNetwork) -> None:
             f"Expected a network whose layers follow each other, got neurons inside layers.{nested[0]}: networks with branches are not "
             "converted. Take mlp, conv, vgg9 or vgg11."
         )
+
+
+def check_foldable(ann: SpikingNetwork) -> None:
+    """ConfigError for a network whose layers of neurons are not all in one row, or whose normalisation is no fixed factor."""
+    check_sequential(ann)
+    for name, layer in ann.layers.named_children() if isinstance(ann, SpikingNetwork) else ():
+        if isinstance(layer, BatchNormThroughTime | nn.GroupNorm):
+            raise ConfigError(
+                f"The layer layers.{name} ({type(layer).__name__}) cannot be converted: it scales each step or each sample differently. "
+                "Train with --norm batch, td or none."
+            )
 
 
 def segments(network: SpikingNetwork) -> list[Segment]:

@@ -85,11 +85,15 @@ def _shapes(network: SpikingNetwork) -> dict[str, list[int]]:
 
 
 def _evolve(layers: nn.Module, steps: int) -> None:
+    changed = 0
     for module in layers.modules():
         for name, child in list(module.named_children()):
             if type(child) is SpikingNeuron and child.dynamics.gain == "unit":
                 learn = isinstance(child.threshold, nn.Parameter)
+                changed += 1
                 setattr(module, name, EvolvingLeak(steps, child.dynamics, child.estimator.surrogate, learn=learn))  # type: ignore[attr-defined]
+    if not changed:
+        raise ConfigError("Expected neurons of gain 'unit', whose leaks are to differ by step, got none.")
 
 
 def _insert(layers: nn.Sequential, gates: Mapping[str, Sequence[int]]) -> None:

@@ -24,14 +24,49 @@ _WEIGHTED = {
     "bilinear",
     "addmm",
 }
-_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "einsum"}
+_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "inner"}
+_ACTIVATIONS = {
+    *(
+        "gelu",
+        "silu",
+        "mish",
+        "softmax",
+        "log_softmax",
+        "softmin",
+        "sigmoid",
+        "logsigmoid",
+        "tanh",
+        "elu",
+        "celu",
+        "selu",
+        "glu",
+        "softplus",
+    ),
+    *(
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "prelu",
+        "rrelu",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "softsign",
+        "softshrink",
+        "hardshrink",
+    ),
+    *("tanhshrink", "threshold"),
+}
 _REAL = {
-    **dict.fromkeys(("gelu", "silu", "mish", "softmax", "log_softmax", "sigmoid", "tanh", "elu", "softplus"), "an activation"),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "gates and states of real values"),
-    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm"), "currents that are divided by their spread in each sample"),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), "gates and states of real values"),
+    **dict.fromkeys(
+        ("layer_norm", "group_norm", "instance_norm", "rms_norm"), "currents that are divided by their spread in each sample"
+    ),
     **dict.fromkeys(("scaled_dot_product_attention", "multi_head_attention_forward"), "products of attention"),
 }
-"""Functions of torch by their names: of a signal and weights, of any two, and such as give or take real values whatever comes."""
+"""Functions of torch by their names: of a signal and weights, of any two, activations, and such as compute with real values whatever
+comes."""
 
 
 def observed_inputs(module: nn.Module, x: Tensor) -> dict[str, Flow]:
@@ -74,20 +109,25 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        name = getattr(func, "__name__", "")
-        if self.stack and (name in _WEIGHTED or name in _PRODUCTS or name in _REAL):
-            self._note(name, [each for each in _flat(args) if isinstance(each, Tensor)])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name, result = getattr(func, "__name__", "").strip("_"), func(*args, **kwargs)
+        if self.stack and (name in _WEIGHTED or name in _PRODUCTS or name in _ACTIVATIONS or name in _REAL):
+            self._note(name, [each for each in _flat([*args, *kwargs.values()]) if isinstance(each, Tensor)], result)
+        return result
 
-    def _note(self, function: str, operands: list[Tensor]) -> None:
+    def _note(self, function: str, operands: list[Tensor], result: Any) -> None:
         signals = [each for each in operands if each.untyped_storage().data_ptr() not in self.weights]
-        if not signals or (function in _REAL and signals[0].dim() < 2):  # a learnt constant, such as a leak behind a sigmoid
+        weighs = function in _WEIGHTED or function in _PRODUCTS
+        if not signals or (not weighs and signals[0].dim() < 2):  # a learnt constant, such as a leak behind a sigmoid
             return
-        own = any(isinstance(self._layer(), kind) and function in functions for kind, functions in _OWN.items())
-        place = self.stack[-1] if own else f"{self.stack[-1]}, {function.strip('_')}"
+        own = _stands_for(self._layer(), function)
+        place = self.stack[-1] if own else f"{self.stack[-1]}, {function}"
+        told = type(self._layer()).__name__ if own else function
         if function in _REAL:
-            told = type(self._layer()).__name__ if own else function
             self.found[place] = Flow("real", f"{_REAL[function]}, {told}")
+        elif function in _ACTIVATIONS:
+            if not _binary(result):
+                self.found[place] = Flow("real", f"an activation, {told}")
         elif function in _PRODUCTS and len(signals) > 1:
             self.found[place] = Flow("real", "products of two signals")
         elif place not in self.found or self.found[place].kind != "real":  # what runs at every step keeps its worst
@@ -97,7 +137,7 @@ class _Watch(TorchFunctionMode):
         return self.module.get_submodule(self.stack[-1])
 
     def _fed(self, given: Tensor) -> Flow:
-        if bool(((given == 0) | (given == 1)).all()):
+        if _binary(given):
             return SPIKES
         if given.numel() >= self.x.numel() and torch.equal(given.flatten()[: self.x.numel()], self.x.flatten()):
             return Flow("encoder", "the input itself")
@@ -112,12 +152,11 @@ def _flat(args: Any) -> Iterator[Any]:
             yield each
 
 
-_OWN: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Linear: ("linear",), nn.Bilinear: ("bilinear",), nn.Conv1d: ("conv1d",), nn.Conv2d: ("conv2d",), nn.Conv3d: ("conv3d",),
-    nn.ConvTranspose1d: ("conv_transpose1d",), nn.ConvTranspose2d: ("conv_transpose2d",), nn.ConvTranspose3d: ("conv_transpose3d",),
-    nn.GELU: ("gelu",), nn.SiLU: ("silu",), nn.Mish: ("mish",), nn.Softmax: ("softmax",), nn.LogSoftmax: ("log_softmax",),
-    nn.Sigmoid: ("sigmoid",), nn.Tanh: ("tanh",), nn.ELU: ("elu",), nn.Softplus: ("softplus",), nn.LSTM: ("lstm",), nn.GRU: ("gru",),
-    nn.RNN: ("rnn_tanh", "rnn_relu"), nn.LayerNorm: ("layer_norm",), nn.GroupNorm: ("group_norm",),
-    nn.MultiheadAttention: ("multi_head_attention_forward",),
-}  # fmt: skip
-"""Modules that stand for one function, which then goes by the module's name alone."""
+def _binary(values: Tensor) -> bool:
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def _stands_for(layer: nn.Module, function: str) -> bool:
+    """Whether a module is torch's own for that function, such as nn.LeakyReLU for leaky_relu, which then goes by its name alone."""
+    kinds = [kind.__name__.lower() for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn.modules.")]
+    return any(kind != "module" and function.replace("_", "").startswith(kind) for kind in kinds)

@@ -3,6 +3,8 @@ residuals add currents. Both have spiking self-attention without softmax."""
 
 from __future__ import annotations
 
+import math
+
 from trustsnn.errors import ConfigError
 from trustsnn.models.branches import Branches
 from trustsnn.models.parts import Family, Layers, Parts, Shape, pooled
@@ -54,7 +56,7 @@ def _spikingformer(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]
 
 def _attention(plan: Plan, parts: Parts, channels: int) -> Layers:
     """LIF_{.5}((Q K^T) V * .125) of spikes Q, K, V."""
-    heads = max(1, channels // plan.head) if parts.heads is None else parts.heads
+    heads = channels // math.gcd(channels, plan.head) if parts.heads is None else parts.heads
     if type(heads) is not int or heads < 1 or channels % heads:
         raise ConfigError(f"Expected heads that divide the {channels} channels of a token, got {heads!r}.")
     qkv = [spiking_linear(parts, channels) for _ in range(3)]

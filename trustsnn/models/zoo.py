@@ -86,7 +86,8 @@ def build(
         levels, sparsity: see `QCFS`.
         potentials: of each layer of "calibrated" neurons the shape of its initial potentials; None where they have none.
         merge: of a SEW-ResNet: "add" unless given, "and" or "iand".
-        heads: of the attention of a Spikformer or Spikingformer; one for 32 channels unless given, for 64 with 8 blocks.
+        heads: of the attention of a Spikformer or Spikingformer; one for 32 channels unless given, with 8 blocks for 64 where
+            that divides them.
     """
     threshold = threshold if threshold is not None else 8.0 if neuron == "qcfs" else 1.0
     steps = 1 if neuron in _STILL else steps

@@ -101,8 +101,11 @@ def attacked(job: Job, planned: PlannedCell, attack: AnyAttack) -> Evaluated:
     if largest:
         rows = np.flatnonzero(right)[: findings.UNBOUNDED_SAMPLES]
         reasons += findings.of_an_unbounded_attack(job.model, attack, job.data, rows)
-        if alone or isinstance(attack, SNNAutoAttack):
-            reasons += findings.of_a_search(job.model, attack, job.data, rows)
+        quick = findings.quick_of(attack) if alone or isinstance(attack, SNNAutoAttack) else None
+        if quick is not None:
+            if quick not in job.searched:
+                job.searched[quick] = findings.of_a_search(job.model, quick, job.data, rows)
+            reasons += job.searched[quick]
     table = measured.table(planned.key, job.data.ids, seen.broken_by)
     return Evaluated(measured.record(planned, reasons, diagnostics), table, pictures(job.data, without, measured))
 

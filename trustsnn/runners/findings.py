@@ -133,17 +133,14 @@ def of_the_ensemble(members: Sequence[Mapping[str, Any]], count: int) -> Finding
     return found
 
 
-def ensemble_of(attack: AnyAttack) -> SNNAutoAttack | None:
-    """The quick ensemble under the threat of an attack on images that follows the model's own gradients; None for any other attack."""
-    if not isinstance(attack, Attack) or isinstance(attack, SNNAutoAttack):
+def quick_of(attack: AnyAttack) -> SNNAutoAttack | None:
+    """The quick ensemble under the threat of an ensemble, or of an attack on images that follows the model's own gradients; None for any
+    other attack."""
+    if not isinstance(attack, Attack):
         return None
     own = attack.route == "white-box" and attack.estimator is None and not attack.targeted
     if not own or attack.norm not in SNNAutoAttack.norms or not math.isfinite(attack.eps):
         return None
-    return _quick(attack)
-
-
-def _quick(attack: Attack) -> SNNAutoAttack:
     return SNNAutoAttack(eps=float(attack.eps), norm=attack.norm, eot=attack.eot, seed=attack.seed, profile="quick")
 
 
@@ -173,8 +170,8 @@ def _through_own(model: nn.Module, attack: AnyAttack) -> AnyAttack | None:
 def behind_the_surrogate(model: nn.Module, attack: AnyAttack, data: Dataset, standing: NDArray[np.int64]) -> Correct | None:
     """As `own_surrogate`, for a single attack through the model's own surrogate: of the samples at the rows `standing`, which it left
     correct, those count that the quick ensemble breaks; on events, that the same attack through a wide surrogate breaks."""
-    other = _through_wide(model, attack) if isinstance(attack, EventAttack) else ensemble_of(attack)
-    if other is None:
+    other = _through_wide(model, attack) if isinstance(attack, EventAttack) else quick_of(attack)
+    if other is None or isinstance(attack, SNNAutoAttack):
         return None
     rows = standing[:MASKING_SAMPLES]
     return own_surrogate(model, other, data, rows[~_left(model, other, data, rows)])
@@ -200,14 +197,13 @@ def of_an_unbounded_attack(model: nn.Module, attack: AnyAttack, data: Dataset, r
     return verdict.unbounded_attack_fails(_left(model, free, data, rows))
 
 
-def of_a_search(model: nn.Module, attack: AnyAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:
-    """Whether following the model's gradients is worth less than a search that takes none: of the samples at `rows`, the eps of `attack`
-    is doubled until few queries of Square break half; the white-box members of the quick ensemble get those, at that eps. A gradient that
+def of_a_search(model: nn.Module, ensemble: SNNAutoAttack, data: Dataset, rows: NDArray[np.int64]) -> Findings:
+    """Whether following the model's gradients is worth less than a search that takes none: of the samples at `rows`, the eps of `ensemble`
+    is doubled until few queries of Square break half, or to the whole domain; its white-box members get those, at that eps. A gradient that
     misleads every estimator alike, as one of a wrong layer before the first neurons does, stands out there alone: at the eps that was
-    asked for, where a search finds little, nothing is left to compare. On attacks as `ensemble_of` takes them, and on the ensemble."""
-    ensemble = _quick(attack) if isinstance(attack, SNNAutoAttack) else ensemble_of(attack)
+    asked for, where a search finds little, nothing is left to compare. Square has L-inf and L2."""
     rows = rows[:SEARCH_SAMPLES]
-    if ensemble is None or ensemble.norm not in Square.norms or not ensemble.eps or not len(rows):
+    if ensemble.norm not in Square.norms or not ensemble.eps or not len(rows):
         return []
     search = Square(queries=SEARCH_QUERIES, eps=ensemble.eps, norm=ensemble.norm, eot=ensemble.eot, seed=ensemble.seed)
     while (found := ~_left(model, search, data, rows)).mean() < 0.5:

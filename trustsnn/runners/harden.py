@@ -62,7 +62,7 @@ def harden(
         out: becomes the checkpoint folder of the hardened network, with the run folders `before` and `after`, and `hardening.json`,
             `hardening.md` and `hardening.html` that hold them against each other.
         config: of the training; its label smoothing has to be the recipe's.
-        fresh: begin with new weights, drawn by the seed of `config`, in place of the model's.
+        fresh: begin with new weights, drawn by the seed of `config`, in place of the model's; `robust-ann` always does.
         learn: train leak and threshold of each layer, too, which HIRE does.
         gates: of the audit afterwards.
         settings: of both audits; see `trustsnn.audit`.
@@ -77,6 +77,9 @@ def harden(
         raise ConfigError(f"Expected a bundled network, which can be trained on, got {type(network).__name__}.")
     fit(network, test)
     chosen.check(network)
+    if chosen.anew and learn:
+        raise ConfigError(f"The recipe {chosen.name!r} says itself what is learnt beside weights. Leave out learn.")
+    fresh = fresh or chosen.anew
     given = {"out": out / BEFORE, "quiet": quiet, "seed": config.seed, **settings}
     before = audit(network, test, **given)
     start = {"model": checkpoint.model_hash(network), "fresh": fresh, "learn": learn}

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.losses import margin
 from trustsnn.attacks.norms import size
 from trustsnn.blocks import frozen, is_stochastic, observe
@@ -40,6 +41,9 @@ class Job:
     data: Dataset
     config: AuditConfig
     reporter: Reporter
+    searched: dict[SNNAutoAttack, list[dict[str, Any]]] = field(
+        default_factory=dict
+    )  # what a search found, see `findings.of_a_search`
 
     @property
     def batch(self) -> int:

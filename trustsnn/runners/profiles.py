@@ -27,7 +27,7 @@ class Profile(NamedTuple):
         return self.images if domain == "image" else self.events
 
 
-WIDE = {"name": "stbp", "surrogate": "atan", "width": 0.5}
+WIDE: dict[str, Any] = {"name": "stbp", "surrogate": "atan", "width": 0.5}
 
 PROFILES = {
     "quick": Profile(

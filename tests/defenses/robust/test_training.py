@@ -74,7 +74,7 @@ def test_another_recipe_is_another_run(tmp_path, digits_train):
 def test_a_robust_ann_becomes_a_spiking_network(digits_train, digits_test, tmp_path):
     config = TrainConfig(epochs=2, batch_size=48, learning_rate=0.01)
     chosen = recipe("robust-ann", steps=1, samples=200)
-    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, leak=0.9, learn=True)
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, leak=0.9, learn=True, width=2.0)
     made = [chosen.prepared(model, digits_train, config, tmp_path / "ann") for _ in range(2)]
     assert model_hash(made[0]) == model_hash(made[1])  # the second call finds the ANN trained
     network = made[0]
@@ -83,6 +83,7 @@ def test_a_robust_ann_becomes_a_spiking_network(digits_train, digits_test, tmp_p
     assert accuracy(network, digits_test)["value"] > 0.8
     neurons = neurons_of(network)
     assert len(neurons) == 2
+    assert all(neuron.estimator.surrogate.width == 2.0 for neuron in neurons)
     assert all(neuron.leak.item() == 1 and neuron.threshold.item() != 1 for neuron in neurons)
 
 
@@ -91,6 +92,14 @@ def test_a_robust_ann_needs_samples_and_layers_in_a_row():
         recipe("robust-ann").adapted(network())
     with pytest.raises(ConfigError, match="does not take neuron = 'relu'"):
         recipe("robust-ann").check(build("sew-resnet-small", input_shape=(1, 8, 8), classes=10, channels=0.25))
+    for norm in ("group", "bntt"):
+        with pytest.raises(ConfigError, match="Train with --norm batch, td or none"):
+            recipe("robust-ann").check(network(norm=norm))
+    with pytest.raises(ConfigError, match="got a model of the neuron 'relu'"):
+        recipe("robust-ann").check(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, neuron="relu"))
+    with pytest.raises(ConfigError, match="what its `prepared` gives"):
+        next(recipe("robust-ann").losses(network(), torch.rand(2, 1, 8, 8), torch.arange(2), Draws(0, "train/0", ("a", "b"))))
+    recipe("robust-ann").check(network(comparator=">", gain="leaky"))
     with pytest.raises(ConfigError, match="the encoder 'direct'"):
         recipe("robust-ann").check(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.25, encoder="poisson"))
 
