@@ -12,6 +12,7 @@ from rich.table import Table
 
 from trustsnn.cli import private
 from trustsnn.cli.seal import KeyOption, takes_key
+from trustsnn.cli.train import flag
 from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
@@ -134,5 +135,4 @@ def _check(given: Mapping[str, Any]) -> None:
     method = given["method"]
     for name, methods in _OWN.items():
         if given[name] is not None and method not in methods:
-            flag = "--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} goes with --method {' or '.join(methods)}, got --method {method}.")
+            raise ConfigError(f"{flag(name)} goes with --method {' or '.join(methods)}, got --method {method}.")

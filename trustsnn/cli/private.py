@@ -11,14 +11,14 @@ import typer
 from trustsnn.cli import train as options
 from trustsnn.errors import ConfigError
 
-_DATA = {"data": "--data", "data_root": "--data-root", "download": "--download"}  # no data set is read
+_DATA = ("data", "data_root", "download")  # no data set is read
 OPTIONS = ("pixel_rate", "encoder", "scale", "epochs", "batch_size", "learning_rate", "temperature", "weight", "seed")
 _TRAINING = ("batch_size", "learning_rate", "temperature", "weight")
 
 
 def _check(given: Mapping[str, Any]) -> None:
     """ConfigError for options of `trustsnn convert` that have no meaning here."""
-    real = [flag for name, flag in _DATA.items() if given[name] not in (None, False)]
+    real = [options.flag(name) for name in _DATA if given[name] not in (None, False)]
     if real:
         raise ConfigError(
             f"The private conversion makes its images from the ANN and reads no data set, got {', '.join(real)}. Leave it out."
@@ -27,7 +27,7 @@ def _check(given: Mapping[str, Any]) -> None:
         raise ConfigError("The private conversion does not take --double: nothing is compared. Leave it out.")
     idle = [name for name in _TRAINING if given[name] is not None]
     if given["epochs"] == 0 and idle:
-        flags = ", ".join("--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}" for name in idle)
+        flags = ", ".join(map(options.flag, idle))
         raise ConfigError(f"--epochs 0 leaves the training out, and {flags} with it. Leave out one or the other.")
     if given["key"] is not None:
         raise ConfigError(

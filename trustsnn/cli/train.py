@@ -231,6 +231,11 @@ def training_settings(given: dict[str, Any]) -> dict[str, Any]:
     return {**{name: given[name] for name in names}, "augmentation": given["augment"]}
 
 
+def flag(name: str) -> str:
+    """The option of an argument, as it is written on the command line."""
+    return "--lr" if name == "learning_rate" else f"--{name.replace('_', '-')}"
+
+
 def folder(*parts: str) -> Path:
     """The checkpoint folder of a recipe by default, from its name and what it trains on what."""
     return Path("models") / "-".join(part.replace("/", "-").replace(":", "-") for part in parts)
