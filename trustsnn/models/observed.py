@@ -13,12 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 from trustsnn.models.flow import SPIKES, Flow
 
-_WEIGHTED = set("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear addmm".split())
-_PRODUCTS = set("matmul rmatmul mm bmm baddbmm einsum tensordot inner".split())
-_ACTIVATIONS = set(
-    "gelu silu mish softmax log_softmax softmin sigmoid logsigmoid tanh elu celu selu glu softplus relu relu6 leaky_relu prelu rrelu "
-    "hardtanh hardswish hardsigmoid softsign softshrink hardshrink tanhshrink threshold".split()
-)
+_WEIGHTED = {
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "bilinear", "addmm",
+}  # fmt: skip
+_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm", "baddbmm", "einsum", "tensordot", "inner"}
+_ACTIVATIONS = {
+    "gelu", "silu", "mish", "softmax", "log_softmax", "softmin", "sigmoid", "logsigmoid", "tanh", "elu", "celu", "selu", "glu", "softplus",
+    "relu", "relu6", "leaky_relu", "prelu", "rrelu", "hardtanh", "hardswish", "hardsigmoid", "softsign", "softshrink", "hardshrink",
+    "tanhshrink", "threshold",
+}  # fmt: skip
 _REAL = {
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "gates and states of real values"),
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), "gates and states of real values"),
