@@ -136,10 +136,7 @@ class Recurrent(nn.Module):
 
 
 def seen(module, digits_test):
-    model = trustsnn.wrap(module, domain="image", time_steps=1, input_shape=(1, 8, 8), classes=10)
-    lines = describe_model(model, data=digits_test.take(20))
-    start = next(i for i, line in enumerate(lines) if line.startswith("spike-only"))
-    return lines[start], dict(line.removeprefix("  input of ").split(": ", 1) for line in lines[start + 1 :])
+    return said(trustsnn.wrap(module, domain="image", time_steps=1, input_shape=(1, 8, 8), classes=10), data=digits_test.take(20))
 
 
 def test_calls_that_are_no_module_are_watched_too(digits_test):
