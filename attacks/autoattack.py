@@ -142,7 +142,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
     ),
     "full": (
         _apgd("wide atan", 50),
-        _apgd("ASSG", 100),
+        *(_apgd("ASSG", steps) for steps in (100, 300, 1000)),
         _apgd("own", 100),
         *(_apgd(name, 50) for name in _ESTIMATORS if name not in ("wide atan", "ASSG", "own")),
         _sapgd("own", 100),
@@ -158,8 +158,9 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
     ),
 }
 """For each profile its members in the order of the cascade: a cheap one that breaks what is easy, then ASSG, which breaks most
-(docs/results/attacks.md), and last what needs no gradient of the model, so that what it breaks was left by all before. Attacks of other
-surrogates are a sample of METHODS' sweep, not all of it."""
+(docs/results/attacks.md) and in "full" goes on with more steps, by which it breaks still more where much is left; last what needs no
+gradient of the model, so that what it breaks was left by all before. Attacks of other surrogates are a sample of METHODS' sweep, not all
+of it."""
 
 
 @dataclass(frozen=True)
