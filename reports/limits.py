@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 from trustsnn.reports.record import Json, Record, is_attack, kind
 from trustsnn.reports.wording import attack_text, ball_text, count_text, estimator_text, joined, norm_text
 
 _GRADIENT = {"fgsm", "r-fgsm", "mi-fgsm", "pgd", "pgd0", "apgd", "sapgd", "cw", "deepfool"}
+_STEPS = re.compile(r"(APGD-CE)-([0-9]+)( through .*)")  # a member's label, as attacks/autoattack.py gives it
 _GRADIENT |= {"sda", "spikefool", "insertion", "deletion", "retiming"}
 
 
@@ -56,7 +60,7 @@ def unchecked(record: Record) -> list[str]:
     else:
         texts.append("Any attack: none was planned, so nothing is known about robustness.")
     if attacks:
-        texts += _larger(record, {cell["threat"]["norm"] for cell in attacks})
+        texts += _larger(record, {cell["threat"]["norm"] for cell in attacks}) + _more_steps(record)
     if attacks and {cell["threat"]["attack"] for cell in attacks} <= _GRADIENT:
         texts.append("Attacks that need no gradient. Where gradients mislead, such an attack can succeed although these failed.")
     if len({str(each) for cell in attacks for each in _estimators(cell)}) == 1:
@@ -72,6 +76,26 @@ def unchecked(record: Record) -> list[str]:
         texts.append("What the model makes of samples that are of no class of its own.")
     texts.append("Privacy of the training data, backdoors, tampering with the weights, and data of another origin.")
     return texts
+
+
+def _more_steps(record: Record) -> list[str]:
+    """How many steps the members of an ensemble took, and what the longest broke of those that fewer steps of the same had left."""
+    most, told = 0, []
+    for key, cell in record.plan.items():
+        if not is_attack(cell) or cell["threat"]["attack"] != "snn-autoattack":
+            continue
+        found = [_STEPS.fullmatch(str(label)) for label in cell["threat"]["members"]]
+        most = max([most, *(int(each[2]) for each in found if each)])
+        rows = record.lines.get(key, {}).get("diagnostics", {}).get("members", [])
+        for before, row in itertools.pairwise(rows):
+            fewer, more = (_STEPS.fullmatch(each["member"]) for each in (before, row))
+            if fewer and more and fewer.group(1, 3) == more.group(1, 3) and row["broken"] and int(more[2]) == most:
+                ball = ball_text(cell["threat"]["norm"], cell["threat"]["eps"])
+                told.append(f"within {ball} {more[2]} steps broke {row['broken']} of {row['tried']} that {fewer[2]} had left")
+    if not most:
+        return []
+    measured = f": {joined(told)}" if told else ""
+    return [f"Attacks of more than {most} steps through one estimator. Spiking networks lose more to more steps{measured}."]
 
 
 def _larger(record: Record, norms: set[str]) -> list[str]:

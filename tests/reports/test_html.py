@@ -111,6 +111,21 @@ def test_honest_limits_are_said(text, full):
         assert "What was not checked" in page
 
 
+def test_what_more_steps_of_the_ensemble_still_broke_is_said(builder):
+    run = builder(gates=[], count=2)
+    run.done(run.cell(), [1, 1])
+    labels = ["APGD-CE-100 through ASSG", "APGD-CE-300 through ASSG", "APGD-CE-1000 through ASSG", "APGD-CE-100 through own"]
+    settings = {"profile": "full", "members": labels, "estimators": {}}
+    rows = [{"member": label, "kind": "white-box", "tried": 40, "broken": 14} for label in labels]
+    run.done(run.cell("snn-autoattack", "linf", 0.1, settings), [1, 0], diagnostics={"members": rows})
+    told = "Attacks of more than 1000 steps through one estimator. Spiking networks lose more to more steps"
+    assert f"{told}: within L∞ 0.1 1000 steps broke 14 of 40 that 300 had left." in html(run.write())
+    run.cell("snn-autoattack", "linf", 0.2, settings)
+    rows[2]["broken"] = 0
+    run.done(run.cell("snn-autoattack", "linf", 0.1, settings), [1, 0], diagnostics={"members": rows})
+    assert f"{told}." in html(run.write())
+
+
 def test_an_unfinished_run_is_shown_as_one(builder):
     run = builder(gates=["robust_accuracy[linf,0.1] >= 0.5"], count=2)
     run.cell(), run.cell("fgsm", "linf", 0.1)
