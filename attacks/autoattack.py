@@ -81,7 +81,7 @@ _ESTIMATORS: dict[str, dict[str, Any]] = {
 
 
 def _apgd(through: str, steps: int, loss: str = "ce-scaled", targets: int = 0) -> Member:
-    name = f"APGD{'-T' if targets else ''}-{loss.removesuffix('-scaled').upper()}-{steps}"
+    name = f"APGD{'-T' if targets else ''}-{loss.partition('-')[0].upper()}-{steps}"
     make = partial(APGD, steps=steps, loss=loss, targets=targets)
     return Member(f"{name} through {through}", "white-box", make, _ESTIMATORS[through], (steps + 1) * max(1, targets))
 
@@ -143,13 +143,13 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
     "full": (
         _apgd("wide atan", 50),
         *(_apgd("ASSG", steps) for steps in (100, 300, 1000)),
+        _apgd("ASSG", 1000, "margin-ties"),
         _apgd("own", 100),
         *(_apgd(name, 50) for name in _ESTIMATORS if name not in ("wide atan", "ASSG", "own")),
         _sapgd("own", 100),
         _sapgd("ASSG", 100),
         _sapgd("PDSG", 100),
         _apgd("own", 100, "dlr"),
-        _apgd("ASSG", 100, "dlr"),
         _apgd("own", 50, "dlr", 9),
         _apgd("ASSG", 50, "dlr", 9),
         _twin(100),
