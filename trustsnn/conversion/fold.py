@@ -35,8 +35,8 @@ def rescaled_layers(
 
     Args:
         shift: added to each bias before neurons, in their unit.
-        exact: round weights and biases to multiples of 2^-40 of the largest current, so that every sum over levels is exact in
-            float64, in any order.
+        exact: round weights and biases to multiples of 2^-46 of the largest current, so that every sum over levels is exact in
+            float64, in any order; its other 7 bits are for means over up to 64 pixels and half a level.
 
     Raises:
         ConfigError: a layer is not linear in the spikes (maximum pooling, a normalisation that does not follow weights, ...).
@@ -76,7 +76,7 @@ def rescaled_layers(
 
 def _on_grid(weight: Tensor, bias: Tensor, most: float) -> tuple[Tensor, Tensor]:
     largest = float(weight.abs().flatten(1).sum(1).max()) * most + float(bias.abs().max()) + 1
-    grid = 2.0 ** (math.ceil(math.log2(largest)) - 40)
+    grid = 2.0 ** (math.ceil(math.log2(largest)) - 46)
     return (weight / grid).round() * grid, (bias / grid).round() * grid
 
 
