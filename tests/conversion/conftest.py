@@ -73,6 +73,11 @@ def _statistics(norm):
 
 
 @pytest.fixture(scope="session")
+def statistics():
+    return _statistics
+
+
+@pytest.fixture(scope="session")
 def rectified(digits_train):
     """A ReLU network, about 98 % on digits. Do not change it."""
     model = build("conv", input_shape=(1, 8, 8), classes=10, channels=0.25, neuron="relu")

@@ -20,10 +20,12 @@ from trustsnn.conversion import CALIBRATIONS, Calibration, compare, convert, hyb
 from trustsnn.conversion.thresholds import largest_activations, least_squares, with_thresholds
 from trustsnn.errors import ConfigError
 from trustsnn.models import build, check_contract
+from trustsnn.models.branches import Branches
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.calibrated import Calibrated
 from trustsnn.neurons.qcfs import QCFS
 from trustsnn.neurons.relu import ReLU
+from trustsnn.training import TrainConfig, train
 
 
 def images(data):
@@ -303,14 +305,32 @@ def test_bad_conversions_are_refused(ann, rectified, samples):
         convert(dead, "balance", steps=4, calibration=given)
 
 
-@pytest.mark.parametrize("neuron", [QCFS(7), ReLU()])
-def test_networks_with_branches_are_refused(ann, rectified, samples, neuron):
-    kind = rectified if isinstance(neuron, ReLU) else ann
-    changed = copy.deepcopy(kind)
-    changed.layers = nn.Sequential(*kind.layers[:3], nn.Sequential(nn.Conv2d(8, 8, 1), neuron), *kind.layers[3:])
-    method = "balance" if isinstance(neuron, ReLU) else "rate"
-    with pytest.raises(ConfigError, match=r"neurons inside layers.3: networks with branches"):
-        convert(changed, method, steps=4, calibration=Calibration(samples))
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        (Branches([nn.Conv2d(8, 8, 1), QCFS(7)], []), "got the merge 'add' of spikes"),  # as a SEW-ResNet
+        (Branches([nn.Conv2d(8, 8, 1)], [], merge="and"), "got the merge 'and'"),
+        (Branches([], []), "got the merge 'add'"),
+        (Branches([QCFS(7), nn.Conv2d(8, 8, 1)], []), r"layers\.3\.0\.0 follow no weights"),  # as an MS-ResNet
+    ],
+)
+def test_branches_that_are_no_sum_of_currents_are_refused(ann, branches, message):
+    changed = copy.deepcopy(ann)
+    changed.layers = nn.Sequential(*ann.layers[:3], branches, QCFS(7), *ann.layers[3:])
+    with pytest.raises(ConfigError, match=message):
+        convert(changed, "rate", steps=4)
+
+
+def test_a_residual_network_is_balanced_and_not_calibrated(samples):
+    ann = build("resnet-small", input_shape=(1, 8, 8), classes=10, channels=0.25, neuron="relu")
+    train(ann, samples, TrainConfig(epochs=3, batch_size=32, learning_rate=8e-3))
+    given = Calibration(samples)
+    found = compare(ann, convert(ann, "balance", steps=512, calibration=given), samples)
+    assert found.agreement["value"] > 0.9
+    assert len(found.layers) == 7
+    for method in ("calibrate", "calibrate-advanced"):
+        with pytest.raises(ConfigError, match=r"neurons inside layers\.3: networks with branches"):
+            convert(ann, method, steps=4, calibration=given)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,11 +18,13 @@ from trustsnn.attacks.twin import ann_twin
 from trustsnn.blocks import frozen, observe, predict
 from trustsnn.checkpoint import model_hash
 from trustsnn.conversion import METHODS, compare, convert
+from trustsnn.data import from_arrays
 from trustsnn.errors import ConfigError, ModelContractError
 from trustsnn.models import build, check_contract
 from trustsnn.models.plain import FAMILY
 from trustsnn.neurons import STBP, Dynamics, SpikingNeuron, Surrogate, reference_forward
 from trustsnn.neurons.bitserial import BitSerial, shifted_sum
+from trustsnn.neurons.estimator import neurons_of
 from trustsnn.neurons.qcfs import QCFS
 
 RATES = ("rate", "shift")
@@ -151,7 +154,41 @@ def test_straight_through_bits_have_the_gradient_of_the_level():
     torch.testing.assert_close(gradient, torch.tensor([8.0, 4, 2, 1]).double().view(4, 1, 1).expand_as(bits))
 
 
-@pytest.mark.parametrize("name", FAMILY.plans)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.sampled_from(["resnet-small", "resnet20", "resnet50"]))
+def test_bit_serial_equals_qcfs_in_residual_networks(statistics, seed, steps, name):
+    """Currents of a branch and of its shortcut add up, with and without weights on the shortcut."""
+    ann = build(name, input_shape=(1, 6, 6), classes=4, channels=0.1, neuron="qcfs", levels=2**steps - 1, seed=seed).eval()
+    torch.manual_seed(seed)
+    for module in ann.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            statistics(module)
+        elif isinstance(module, QCFS):
+            torch.nn.init.constant_(module.threshold, float(torch.rand(()) * 3 + 0.2))
+    data = from_arrays(torch.rand(6, 1, 6, 6).numpy(), np.arange(6) % 4, domain="image", max_count=None, classes=4)
+    precise = copy.deepcopy(ann).double()
+    folded, spiking = convert(precise, "folded"), convert(precise)
+    assert compare(folded, spiking, data).logits == 0  # not one bit
+    found = compare(precise, spiking, data)
+    assert [layer.mismatches["successes"] for layer in found.layers] == [0] * len(found.layers)
+    assert found.logits < 1e-6 * (1 + float(precise.layers[-1].weight.detach().abs().max()))
+    assert len({layer.name for layer in found.layers}) == len(found.layers) == len(neurons_of(ann))
+
+
+def test_the_shift_of_a_residual_network_is_one_for_each_neuron(statistics):
+    """Of all currents that add up to a neuron's, one has it: without an input a neuron gets its biases and V / 2."""
+    ann = build("resnet-small", input_shape=(1, 6, 6), classes=4, channels=0.1, neuron="qcfs", levels=7, threshold=2.0).eval()
+    for module in ann.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            statistics(module)
+    block = convert(ann, "shift", steps=4).layers[4]
+    plain = convert(ann, "rate", steps=4).layers[4]
+    (first, second), (without, others) = ([branch[-1].bias for branch in each] for each in (block, plain))
+    torch.testing.assert_close(first, without + 1 / 8)
+    assert torch.equal(second, others)
+
+
+@pytest.mark.parametrize("name", [*FAMILY.plans, "resnet-small"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_converted_network_is_a_model_like_any_other(name, method, tmp_path):
     ann = build(name, input_shape=(1, 8, 8), classes=5, channels=0.1, neuron="qcfs", levels=7, threshold=2.0)

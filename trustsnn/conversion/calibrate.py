@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trustsnn.blocks import frozen
-from trustsnn.conversion.fold import rescaled_layers
+from trustsnn.conversion.fold import rescaled_layers, scaled_shortcuts
 from trustsnn.conversion.segments import batches, check_foldable, current, rectified, segments
 from trustsnn.conversion.thresholds import largest_activations, least_squares, with_thresholds
 from trustsnn.data import Dataset
@@ -72,12 +72,12 @@ def calibrated(ann: SpikingNetwork, method: str, steps: int | None, calibration:
         raise ConfigError(
             f"The conversion {method!r} takes samples of the training split: pass calibration=Calibration(samples)."
         )
-    check_foldable(ann)
+    moving = method != "balance"
+    check_foldable(ann, residual=not moving)
     if not rectified(ann):
         raise ConfigError(
             f"The conversion {method!r} takes an ANN whose layers are all ReLU. Train one with: trustsnn train ann --model ... --data ..."
         )
-    moving = method != "balance"
     bounds = largest_activations(ann, calibration.samples, 100.0 if moving else calibration.percentile)
     if moving:
         bounds = least_squares(ann, calibration.samples, bounds, steps, calibration.initial)
@@ -98,6 +98,7 @@ def calibrated(ann: SpikingNetwork, method: str, steps: int | None, calibration:
         {
             **given, "neuron": "calibrated", "steps": steps, "norm": "none", "learn": False, "detach_reset": False,
             "leak": 1.0, "threshold": 1.0, "reset": "soft", "initial": calibration.initial, "potentials": shapes or None,
+            **scaled_shortcuts(ann),
         }
     )  # fmt: skip
     network = SpikingNetwork(layers, replace(ann.spec, steps=steps), {**ann.architecture, "arguments": arguments}).eval()

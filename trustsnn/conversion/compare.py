@@ -9,14 +9,13 @@ from torch import Tensor
 
 from trustsnn.blocks import frozen
 from trustsnn.conversion.convert import levels_of
-from trustsnn.conversion.segments import Segment, batches, current, rectified, segments
+from trustsnn.conversion.segments import batches, rectified
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.neurons import SpikingNeuron
 from trustsnn.neurons.bitserial import BitSerial, shifted_sum
 from trustsnn.neurons.calibrated import Calibrated
-from trustsnn.neurons.estimator import mean_over_time
 from trustsnn.neurons.qcfs import QCFS, quantise
 from trustsnn.neurons.relu import ReLU
 from trustsnn.statistics import Figure, proportion
@@ -98,16 +97,16 @@ class _Tally:
         """The ANN's activation over lam or V."""
         return self.ann.level(current) / self.levels if isinstance(self.ann, QCFS) else torch.relu(current) / self.bound
 
-    def add(self, current: Tensor, fired: Tensor, alone: Tensor) -> None:
-        """For one batch the ANN's current [B, ...], the spikes [T, B, ...] in the network and by the layer alone."""
+    def add(self, current: Tensor, fired: Tensor, spikes: int, alone: Tensor) -> None:
+        """For one batch the ANN's current [B, ...], what the layer's spikes in the network come to (see `value`) and how many they are,
+        and what those by the layer alone come to."""
         level = self.level(current)
         exact = None if isinstance(self.ann, QCFS) else self.fraction(current).double()
         self.neurons, self.count = level[0].numel(), self.count + level.numel()
-        self.spikes += int(torch.count_nonzero(fired))
+        self.spikes += spikes
         if exact is not None:
             self.floor += float((level.double() / self.levels - exact).abs().sum())
-        for place, spikes in enumerate((fired, alone)):
-            value = (shifted_sum(spikes) if isinstance(self.converted, BitSerial) else spikes.sum(0)).to(level.dtype)
+        for place, value in enumerate((fired.to(level.dtype), alone.to(level.dtype))):
             wrong = value * self.levels != level * self.whole
             count = int(torch.count_nonzero(wrong))
             if exact is not None:
@@ -120,6 +119,17 @@ class _Tally:
             lifted = current[wrong].double() * (self.levels / self.bound) + 0.5
             border = lifted.round().clamp(1, self.levels)
             self.tie = max(self.tie or 0.0, float((lifted - border).abs().max()))
+
+    def value(self, spikes: Tensor) -> Tensor:
+        """The level [B, ...] that spikes [T, B, ...] tell, or their count."""
+        return shifted_sum(spikes) if isinstance(self.converted, BitSerial) else spikes.sum(0)
+
+    def coded(self, current: Tensor, dtype: torch.dtype) -> Tensor:
+        """The ANN's activation [T, B, ...] of a current [B, ...] in the code of the converted layer: its bits, or a constant current."""
+        if isinstance(self.converted, BitSerial):
+            return self.converted.fire(self.level(current)[None].to(dtype))
+        whole = self.level(current) if isinstance(self.converted, QCFS) else self.fraction(current)
+        return whole.to(dtype).expand(self.steps, *whole.shape)
 
     def result(self) -> LayerComparison:
         different, alone = (proportion(each, self.count) for each in self.different)
@@ -143,16 +153,16 @@ def compare(ann: SpikingNetwork, converted: SpikingNetwork, data: Dataset) -> Co
     right_ann = right = agree = 0
     largest = 0.0
     with frozen(ann), frozen(converted), torch.no_grad():
-        theirs, ours = segments(ann), segments(converted)
+        x = next(batches(data, next(ann.parameters())))[0]
+        theirs, ours = (_neurons(network, x[0, :1]) for network in (ann, converted))
         if len(theirs) != len(ours):
             raise ConfigError(
-                f"Expected a network that was made from this ANN, with {len(theirs) - 1} spiking layers, got {len(ours) - 1}."
+                f"Expected a network that was made from this ANN, with {len(theirs)} spiking layers, got {len(ours)}."
             )
-        pairs = list(zip(theirs, ours, strict=True))
         steps = converted.spec.steps
-        tallies = [_Tally(a.neuron, c.neuron, c.name, steps) for a, c in pairs[:-1]]  # type: ignore[arg-type]
+        tallies = [_Tally(a, c, name, steps) for (_, a), (name, c) in zip(theirs, ours, strict=True)]  # type: ignore[arg-type]
         for x, y in batches(data, next(ann.parameters())):
-            logits_ann, logits = _one_batch(pairs, tallies, x, converted)
+            logits_ann, logits = _one_batch(ann, converted, tallies, x[0])
             classes_ann, classes = logits_ann.argmax(1), logits.argmax(1)
             right_ann, right = right_ann + int((classes_ann == y).sum()), right + int((classes == y).sum())
             agree, largest = agree + int((classes_ann == classes).sum()), max(largest, float((logits_ann - logits).abs().max()))
@@ -162,27 +172,42 @@ def compare(ann: SpikingNetwork, converted: SpikingNetwork, data: Dataset) -> Co
     return Comparison(layers, ann_accuracy, accuracy, agreement, largest, spikes)
 
 
-def _one_batch(
-    pairs: list[tuple[Segment, Segment]], tallies: list[_Tally], x: Tensor, converted: SpikingNetwork
-) -> tuple[Tensor, Tensor]:
-    """The logits of both for the images `x` [1, B, ...]; the layers go into `tallies`."""
-    theirs = x
-    ours = coded = x.to(tallies[0].converted.threshold.dtype)  # its spikes; those that the ANN's activations would be
-    for place, ((ann, other), tally) in enumerate(zip(pairs, tallies, strict=False)):
-        driven = current(ann.stages, theirs, place > 0)
-        fired = tally.converted.fire(current(other.stages, ours, place > 0), tally.steps)
-        alone = tally.converted.fire(current(other.stages, coded, True), tally.steps) if place else fired
-        tally.add(driven[0], fired, alone)
-        theirs, ours = tally.ann.fire(driven), fired
-        coded = _coded(tally, driven, ours.dtype)
-    return (
-        mean_over_time(current(pairs[-1][0].stages, theirs, True)),
-        mean_over_time(converted.read(current(pairs[-1][1].stages, ours, True))),
-    )
+def _neurons(network: SpikingNetwork, x: Tensor) -> list[tuple[str, SpikingNeuron]]:
+    """The layers of neurons by name, in the order in which they run."""
+    found: list[tuple[str, SpikingNeuron]] = []
+
+    def note(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
+        found.append((name, neuron))
+        return neuron.fire(current, steps)
+
+    network.fired_by(note, x.to(next(network.parameters()).dtype))
+    return found
 
 
-def _coded(tally: _Tally, current: Tensor, dtype: torch.dtype) -> Tensor:
-    """The ANN's activations [1, B, ...] of a current in the code of the converted layer: their bits, or a constant current."""
-    if isinstance(tally.converted, BitSerial):
-        return tally.converted.fire(tally.level(current).to(dtype))
-    return tally.level(current).to(dtype) if isinstance(tally.converted, QCFS) else tally.fraction(current).to(dtype)
+def _one_batch(ann: SpikingNetwork, converted: SpikingNetwork, tallies: list[_Tally], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of both for the images `x` [B, ...]; the layers go into `tallies`."""
+    currents: list[Tensor] = []
+    fired: list[tuple[Tensor, int]] = []
+    alone = iter(tallies)
+
+    def drive(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
+        currents.append(current[0])
+        return neuron.fire(current, steps)
+
+    def fire(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
+        spikes = neuron.fire(current, steps)
+        fired.append((tallies[len(fired)].value(spikes), int(torch.count_nonzero(spikes))))
+        return spikes
+
+    def replace(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
+        """What the layers before give is the ANN's, without error; so is what this layer hands on."""
+        tally = next(alone)
+        place = tallies.index(tally)
+        tally.add(currents[place], *fired[place], tally.value(neuron.fire(current, steps)))
+        return tally.coded(currents[place], current.dtype)
+
+    logits_ann = ann.fired_by(drive, x)
+    x = x.to(tallies[0].converted.threshold.dtype)
+    logits = converted.fired_by(fire, x)
+    converted.fired_by(replace, x)
+    return logits_ann, logits

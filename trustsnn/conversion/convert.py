@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trustsnn.conversion.calibrate import CALIBRATIONS, Calibration, calibrated
-from trustsnn.conversion.fold import Unit, rescaled_layers
+from trustsnn.conversion.fold import Unit, rescaled_layers, scaled_shortcuts
 from trustsnn.conversion.segments import check_foldable
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.zoo import stated
 from trustsnn.neurons import Dynamics, SpikingNeuron, Surrogate
 from trustsnn.neurons.bitserial import BitSerial
+from trustsnn.neurons.estimator import neurons_of
 from trustsnn.neurons.qcfs import QCFS
 
 
@@ -89,14 +90,14 @@ def convert(
         calibration: what one of `CALIBRATIONS` measures on.
 
     Raises:
-        ConfigError: unknown method, another kind of network, one with branches, layers that differ in their levels, or steps that do not
+        ConfigError: unknown method, another kind of network, branches other than a ResNet's, layers that differ in their levels, or steps that do not
             fit them.
     """
     if method in CALIBRATIONS:
         return calibrated(ann, method, steps, calibration)
     if method not in METHODS:
         raise ConfigError(f"Unknown conversion {method!r}. Known: {', '.join([*METHODS, *CALIBRATIONS])}.")
-    check_foldable(ann)
+    check_foldable(ann, residual=True)
     levels = levels_of(ann)
     how = METHODS[method]
     steps = _steps(method, levels, steps)
@@ -105,14 +106,23 @@ def convert(
     shift = how.shift / steps
     layers = rescaled_layers(ann, how.unit, lambda neuron: how.neurons(steps, levels, surrogate), shift=shift, exact=how.exact)
     arguments = {key: value for key, value in given.items() if key not in _LOST}
-    arguments = stated({**arguments, "norm": "none", "learn": False, "detach_reset": False, **how.arguments(steps, levels)})
+    arguments = stated(
+        {
+            **arguments,
+            "norm": "none",
+            "learn": False,
+            "detach_reset": False,
+            **scaled_shortcuts(ann),
+            **how.arguments(steps, levels),
+        }
+    )
     spec = replace(ann.spec, steps=steps, readout=how.readout)
     return SpikingNetwork(layers, spec, {**ann.architecture, "arguments": arguments}).eval()
 
 
 def levels_of(ann: SpikingNetwork) -> int:
     """L of a network with QCFS activations; ConfigError where it has none, or several."""
-    found = [layer for layer in ann.layers if isinstance(layer, SpikingNeuron)] if isinstance(ann, SpikingNetwork) else []
+    found = neurons_of(ann) if isinstance(ann, SpikingNetwork) else []
     levels = {layer.levels for layer in found if isinstance(layer, QCFS)}
     if len(levels) != 1 or not all(isinstance(layer, QCFS) for layer in found):
         what = ", ".join(sorted({type(layer).__name__ for layer in found})) or type(ann).__name__

@@ -35,7 +35,7 @@ def hybrid_start(
         calibration: what a ReLU network is converted by; a QCFS network takes none.
 
     Raises:
-        ConfigError: neither a ReLU nor a QCFS network, one with branches, or a calibration that is missing or has no use.
+        ConfigError: neither a ReLU nor a QCFS network, branches other than a ResNet's, or a calibration that is missing or has no use.
     """
     if rectified(ann):
         converted = calibrated(ann, "balance", steps, calibration)

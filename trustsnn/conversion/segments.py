@@ -40,7 +40,7 @@ def quantised(ann: SpikingNetwork) -> bool:
 
 
 def _all(ann: SpikingNetwork, kind: type[SpikingNeuron]) -> bool:
-    found = [layer for layer in ann.layers if isinstance(layer, SpikingNeuron)] if isinstance(ann, SpikingNetwork) else []
+    found = neurons_of(ann) if isinstance(ann, SpikingNetwork) else []
     return bool(found) and all(isinstance(layer, kind) for layer in found)
 
 
@@ -51,14 +51,16 @@ def check_sequential(network: SpikingNetwork) -> None:
     if nested:
         raise ConfigError(
             f"Expected a network whose layers follow each other, got neurons inside layers.{nested[0]}: networks with branches are not "
-            "converted. Take mlp, conv, vgg9 or vgg11."
+            "taken here. Take mlp, conv or VGG. Of a ResNet there are the conversions bit-serial, rate, shift, folded and balance."
         )
 
 
-def check_foldable(ann: SpikingNetwork) -> None:
-    """ConfigError for a network whose layers of neurons are not all in one row, or whose normalisation is no fixed factor."""
-    check_sequential(ann)
-    for name, layer in ann.layers.named_children() if isinstance(ann, SpikingNetwork) else ():
+def check_foldable(ann: SpikingNetwork, *, residual: bool = False) -> None:
+    """ConfigError for a network whose layers of neurons are not all in one row, unless its branches may be `residual`, or whose
+    normalisation is no fixed factor."""
+    if not residual:
+        check_sequential(ann)
+    for name, layer in ann.layers.named_modules() if isinstance(ann, SpikingNetwork) else ():
         if isinstance(layer, BatchNormThroughTime | nn.GroupNorm):
             raise ConfigError(
                 f"The layer layers.{name} ({type(layer).__name__}) cannot be converted: it scales each step or each sample differently. "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustsnn.blocks import frozen
-from trustsnn.conversion.segments import batches, current, segments
+from trustsnn.conversion.segments import batches
 from trustsnn.data import Dataset
 from trustsnn.errors import ConfigError
 from trustsnn.models.network import SpikingNetwork
@@ -48,7 +48,7 @@ def least_squares(ann: SpikingNetwork, samples: Dataset, largest: list[float], s
 def with_thresholds(ann: SpikingNetwork, thresholds: list[float]) -> SpikingNetwork:
     """A copy of `ann` whose ReLU layers have these thresholds. ConfigError for one that is not positive."""
     copied = copy.deepcopy(ann)
-    layers = [(name, layer) for name, layer in copied.layers.named_children() if isinstance(layer, ReLU)]
+    layers = [(name, layer) for name, layer in copied.layers.named_modules() if isinstance(layer, ReLU)]
     for (name, layer), bound in zip(layers, thresholds, strict=True):
         if not bound > 0:
             raise ConfigError(
@@ -63,10 +63,4 @@ def _activations(ann: SpikingNetwork, samples: Dataset) -> Iterator[list[Tensor]
     """For each batch the activations [B, ...] of all layers of neurons."""
     with frozen(ann), torch.no_grad():
         for x, _ in batches(samples, next(ann.parameters())):
-            h = x
-            found: list[Tensor] = []
-            for segment in segments(ann):
-                if segment.neuron is not None:
-                    h = segment.neuron.fire(current(segment.stages, h, bool(found)))
-                    found.append(h[0])
-            yield found
+            yield list(ann.activations(x[0])[1].values())

@@ -114,6 +114,11 @@ class SpikingNetwork(nn.Module):
 
         return self._run(x, generator, part=steps, membranes=membranes)[0]
 
+    def fired_by(self, fire: Fire, x: Tensor, generator: Generator = None) -> Tensor:
+        """Logits [B, K] of a batch in which `fire(name, neuron, current, steps)` gives the spikes [T, B, ...] of each layer of neurons, in the
+        order in which they run, for its current [T or 1, B, ...]."""
+        return mean_over_time(self._run(x, generator, fire=lambda name, *what: fire(f"layers.{name}", *what))[0])
+
     def distances(self, x: Tensor, generator: Generator = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits [B, K] of a batch, and of each layer of neurons by name the distance u - V of the membrane before the spike to the
         threshold, [T, B, ...]. All of them carry gradients."""
@@ -121,11 +126,10 @@ class SpikingNetwork(nn.Module):
 
         def observe(name: str, neuron: SpikingNeuron, current: Tensor, count: int) -> Tensor:
             spikes = neuron.fire(current, count)
-            found[f"layers.{name}"] = neuron.distances(current, spikes)
+            found[name] = neuron.distances(current, spikes)
             return spikes
 
-        logits = mean_over_time(self._run(x, generator, fire=observe)[0])
-        return logits, found
+        return self.fired_by(observe, x, generator), found
 
     def activations(self, x: Tensor, generator: Generator = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits [B, K], and the mean over the steps of what each layer of neurons gives, [B, ...neurons], by its name: firing

@@ -30,6 +30,7 @@ class Parts:
     channels: float
     merge: str | None
     heads: int | None
+    shortcut: str | None
 
     def width(self, channels: int, multiple: int = 1) -> int:
         """That many channels by the network's factor, in multiples."""
@@ -68,7 +69,7 @@ class Parts:
 @dataclass(frozen=True)
 class Family:
     """Architectures of one kind: plans by name, what makes the layers and the number of features of a plan, and which of the
-    options "neuron", "merge", "heads" of `trustsnn.models.build` they have."""
+    options "neuron", "merge", "heads", "shortcut" of `trustsnn.models.build` they have."""
 
     plans: Mapping[str, Any]
     layers: Callable[[Any, Parts, Shape], tuple[Layers, int]]

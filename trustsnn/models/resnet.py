@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
+from trustsnn.errors import ConfigError
 from trustsnn.models.branches import Branches
 from trustsnn.models.parts import Family, Layers, Parts, Shape
 from trustsnn.models.sew_resnet import Plan, residual
@@ -23,16 +26,20 @@ def _layers(plan: Plan, parts: Parts, shape: Shape) -> tuple[Layers, int]:
 
 
 def _block(parts: Parts, inputs: int, convolutions: Sequence[tuple[int, int, int]], stride: int) -> Layers:
-    """Convolutions with neurons between them, a shortcut with a convolution where the shape changes, and neurons for the sum."""
+    """Convolutions with neurons between them, a shortcut with a convolution where the shape changes, and neurons for the sum. A
+    shortcut of `scaled` spikes has a weight for each channel where the shape stays."""
     branch: Layers = []
     channels = inputs
     for place, (outputs, kernel, step) in enumerate(convolutions, 1):
         branch += parts.convolution(channels, outputs, kernel, step, residual=place == len(convolutions))
         branch += [parts.neuron()] if place < len(convolutions) else []
         channels = outputs
-    plain = stride == 1 and inputs == channels
-    shortcut = [] if plain else parts.convolution(inputs, channels, 1, stride, residual=True)
+    if parts.shortcut not in (None, "scaled"):
+        raise ConfigError(f"Expected the shortcut 'scaled' of a ResNet, or none, got {parts.shortcut!r}.")
+    shortcut: Layers = [nn.Conv2d(channels, channels, 1, groups=channels)] if parts.shortcut else []
+    if stride > 1 or inputs != channels:
+        shortcut = parts.convolution(inputs, channels, 1, stride, residual=True)
     return [Branches(branch, shortcut, merge="add"), parts.neuron()]
 
 
-FAMILY = Family(PLANS, _layers)
+FAMILY = Family(PLANS, _layers, ("neuron", "shortcut"))

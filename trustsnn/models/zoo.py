@@ -36,7 +36,7 @@ _STILL = ("qcfs", "relu")  # have one step
 FAMILIES = (plain.FAMILY, resnet.FAMILY, sew_resnet.FAMILY, ms_resnet.FAMILY, *spikformer.FAMILIES, spike_driven.FAMILY)
 _LATER = {
     **{"neuron": "lif", "levels": 15, "sparsity": 0.0, "initial": 0.0, "merge": None, "heads": None, "potentials": None},
-    **{"comparator": ">=", "gain": "unit"},
+    **{"comparator": ">=", "gain": "unit", "shortcut": None},
 }
 
 
@@ -68,6 +68,7 @@ def build(
     heads: int | None = None,
     comparator: str = ">=",
     gain: str = "unit",
+    shortcut: str | None = None,
     seed: int = 0,
 ) -> SpikingNetwork:
     """A bundled network with fresh weights, the same for the same arguments.
@@ -79,7 +80,7 @@ def build(
         norm: one of `NORMS`.
         channels: multiplies the number of channels and hidden units; that of a token's channels goes in multiples of 32.
         neuron: one of `NEURONS`. "qcfs" and "relu" have one step whatever `steps` says; "bit-serial" has no normalisation, and
-            the readout "bits". All but "lif" take images with the encoder "direct", and architectures without branches.
+            the readout "bits". All but "lif" take images with the encoder "direct", and `mlp`, `conv`, VGG or ResNet.
         leak, threshold, reset, detach_reset, initial, comparator, gain: see `Dynamics`; the threshold is 1, with "qcfs" 8 at the start, unless
             given. `surrogate`, `width`: see `Surrogate`.
         learn: makes leak and threshold parameters of each layer.
@@ -88,6 +89,7 @@ def build(
         merge: of a SEW-ResNet: "add" unless given, "and" or "iand".
         heads: of the attention of a Spikformer or Spikingformer; one for 32 channels unless given, with 8 blocks for 64 where
             that divides them.
+        shortcut: "scaled" gives the shortcuts of a ResNet a weight for each channel, as a converted one has them.
     """
     threshold = threshold if threshold is not None else 8.0 if neuron == "qcfs" else 1.0
     steps = 1 if neuron in _STILL else steps
@@ -107,7 +109,7 @@ def build(
     _check_neuron(neuron, encoder, readout, norm)
     if neuron != "lif" and (comparator, gain) != (">=", "unit"):
         raise ConfigError(f"comparator and gain are of the neuron 'lif', got the neuron {neuron!r}.")
-    family = _family(name, {"neuron": None if neuron == "lif" else neuron, "merge": merge, "heads": heads})
+    family = _family(name, {"neuron": None if neuron == "lif" else neuron, "merge": merge, "heads": heads, "shortcut": shortcut})
     rank = 3 if domain == "image" else 4
     if len(input_shape) != rank:
         raise ConfigError(f"Expected an input shape of {rank} sizes for the domain {domain!r}, got {tuple(input_shape)}.")
@@ -125,7 +127,7 @@ def build(
     }
     parts = Parts(
         neuron=make[neuron], dynamics=dynamics, surrogate=how, learn=learn, norm=norm, steps=steps, channels=channels,
-        merge=merge, heads=heads,
+        merge=merge, heads=heads, shortcut=shortcut,
     )  # fmt: skip
 
     spec = ModelSpec(domain, tuple(input_shape), classes, steps, encoder, readout, find_encoder(encoder).stochastic, max_count)
