@@ -305,6 +305,22 @@ def test_bad_conversions_are_refused(ann, rectified, samples):
         convert(dead, "balance", steps=4, calibration=given)
 
 
+@pytest.mark.parametrize(("iterations", "farthest"), [(1, 4e-5), (3, 4e-5 * (1 + 0.75 + 0.25))])
+def test_weights_are_fitted_by_adam_with_a_cosine(rectified, samples, iterations, farthest):
+    """Where a gradient keeps its sign, Adam moves a weight by the rate of each iteration: 4e-5 (Li 2021) in the ANN's units, falling as a
+    cosine."""
+    given = Calibration(samples, iterations=iterations)
+    plain, fitted = (convert(rectified, method, steps=8, calibration=given) for method in ("calibrate", "calibrate-advanced"))
+    neurons = [layer for layer in plain.layers if isinstance(layer, Calibrated)]
+    weights = [[layer.weight for layer in network.layers if hasattr(layer, "weight")] for network in (plain, fitted)]
+    moved = [
+        float((after - before).detach().abs().max()) * neuron.bound / unit
+        for before, after, neuron, unit in zip(*weights, neurons, [1.0, *(neuron.bound for neuron in neurons)], strict=False)
+    ]
+    assert len(moved) == len(neurons) == 3
+    assert max(moved) == pytest.approx(farthest, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("branches", "message"),
     [
