@@ -72,6 +72,7 @@ results-attacks: $(BENCH)/.installed
 		--json docs/results/data/attacks/inherent-standard.json
 	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --steps 4,8,16 --leaks '' --rate-steps '' --seeds 6 --eps 0.05,0.1 \
 		--json docs/results/data/attacks/inherent-seeds.json
+	$(BENCH)/bin/python benchmarks/long_runs.py --threads 1 --json docs/results/data/attacks/long_runs.json
 	for name in curves poisson events honest; do \
 		$(BENCH)/bin/python benchmarks/$$name.py --json docs/results/data/attacks/$$name.json || exit 1; \
 	done

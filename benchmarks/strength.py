@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from harness import begin, images, options
+from inherent import share
 from model import RECIPES, trained
 from numpy.typing import NDArray
 from outcomes import Arrays, Lines
@@ -34,7 +35,6 @@ from trustsnn.attacks.estimators import estimator
 from trustsnn.blocks import frozen, predict
 from trustsnn.checkpoint import model_hash
 from trustsnn.runners.config import parse_eps
-from trustsnn.statistics import proportion
 
 EPS = {("mnist", "linf"): "0.07,0.1,0.15", ("cifar10", "linf"): "2/255,4/255,8/255"}
 EPS |= {("mnist", "l2"): "1,1.5,2", ("cifar10", "l2"): "0.05,0.1,0.2"}
@@ -179,23 +179,18 @@ def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Cor
         alone = int((worst & ~correct).sum()), int((correct & ~worst).sum())
         rows.append([
             name,
-            _share(correct),
+            share(int(correct.sum()), len(correct)),
             f"{sum(float(arrays['processor']) for arrays in parts):.0f} s",
             "" if name == LAST else f"{cut.mean():.1%}",
             "" if name == LAST else f"{alone[0]}, {alone[1]}" + _chance(*alone),
         ])  # fmt: skip
     columns = ["attack", "robust (95 % interval)", "time", "the ensemble in that time", f"broken here only, by {LAST} only"]
-    note = f"Without an attack: {_share(clean)}. Exact McNemar test."
+    note = f"Without an attack: {share(int(clean.sum()), len(clean))}. Exact McNemar test."
     report.table(title, columns, rows, note, {name: [int(a["correct"].sum()) for a in parts] for name, parts in kept.items()})
 
 
 def _chance(one: int, other: int) -> str:
     return f" (p = {binomtest(one, one + other).pvalue:.2g})" if one + other else ""
-
-
-def _share(correct: Correct) -> str:
-    figure = proportion(int(correct.sum()), len(correct))
-    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
 if __name__ == "__main__":
