@@ -9,8 +9,8 @@ from trustsnn.reports.record import Json, Record, is_attack, kind
 from trustsnn.reports.wording import attack_text, ball_text, count_text, estimator_text, joined, norm_text
 
 _GRADIENT = {"fgsm", "r-fgsm", "mi-fgsm", "pgd", "pgd0", "apgd", "sapgd", "cw", "deepfool"}
-_STEPS = re.compile(r"(APGD-CE)-([0-9]+)( through .*)")  # a member's label, as attacks/autoattack.py gives it
 _GRADIENT |= {"sda", "spikefool", "insertion", "deletion", "retiming"}
+_STEPS = re.compile(r"(APGD-CE)-([0-9]+)( through .*)")  # a member's label, as attacks/autoattack.py gives it
 
 
 def checked(record: Record) -> list[str]:

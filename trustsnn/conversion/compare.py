@@ -188,7 +188,7 @@ def _one_batch(ann: SpikingNetwork, converted: SpikingNetwork, tallies: list[_Ta
     """The logits of both for the images `x` [B, ...]; the layers go into `tallies`."""
     currents: list[Tensor] = []
     fired: list[tuple[Tensor, int]] = []
-    alone = iter(tallies)
+    alone = iter(enumerate(tallies))
 
     def drive(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
         currents.append(current[0])
@@ -201,8 +201,7 @@ def _one_batch(ann: SpikingNetwork, converted: SpikingNetwork, tallies: list[_Ta
 
     def replace(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
         """What the layers before give is the ANN's, without error; so is what this layer hands on."""
-        tally = next(alone)
-        place = tallies.index(tally)
+        place, tally = next(alone)
         tally.add(currents[place], *fired[place], tally.value(neuron.fire(current, steps)))
         return tally.coded(currents[place], current.dtype)
 

@@ -90,8 +90,8 @@ def convert(
         calibration: what one of `CALIBRATIONS` measures on.
 
     Raises:
-        ConfigError: unknown method, another kind of network, branches other than a ResNet's, layers that differ in their levels, or steps that do not
-            fit them.
+        ConfigError: unknown method, another kind of network, branches other than a ResNet's, layers that differ in their levels, or
+            steps that do not fit them.
     """
     if method in CALIBRATIONS:
         return calibrated(ann, method, steps, calibration)
@@ -106,16 +106,8 @@ def convert(
     shift = how.shift / steps
     layers = rescaled_layers(ann, how.unit, lambda neuron: how.neurons(steps, levels, surrogate), shift=shift, exact=how.exact)
     arguments = {key: value for key, value in given.items() if key not in _LOST}
-    arguments = stated(
-        {
-            **arguments,
-            "norm": "none",
-            "learn": False,
-            "detach_reset": False,
-            **scaled_shortcuts(ann),
-            **how.arguments(steps, levels),
-        }
-    )
+    arguments |= {"norm": "none", "learn": False, "detach_reset": False, **scaled_shortcuts(ann), **how.arguments(steps, levels)}
+    arguments = stated(arguments)
     spec = replace(ann.spec, steps=steps, readout=how.readout)
     return SpikingNetwork(layers, spec, {**ann.architecture, "arguments": arguments}).eval()
 
