@@ -236,7 +236,8 @@ def test_the_ensemble_takes_few_classes(classes, profile):
     for member in few:  # the last one has the targeted ratio where there are classes enough
         member.make(eps=0.3).run(model, x, y)
     assert len(members) == len(SNNAutoAttack(eps=0.3, profile=profile).members(build("mlp", input_shape=(1, 4, 4), classes=10)))
-    assert any("MARGIN" in member.label for member in members) == (classes < (3 if profile == "quick" else 4))
+    assert any("-DLR-" in member.label for member in members) == (classes >= 3)
+    assert any("-T-DLR-" in member.label for member in members) == (classes >= 4 and profile != "quick")
     if profile == "quick":
         SNNAutoAttack(eps=0.3, profile=profile).run(model, x, y)
 
