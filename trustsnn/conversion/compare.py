@@ -153,8 +153,7 @@ def compare(ann: SpikingNetwork, converted: SpikingNetwork, data: Dataset) -> Co
     right_ann = right = agree = 0
     largest = 0.0
     with frozen(ann), frozen(converted), torch.no_grad():
-        x = next(batches(data, next(ann.parameters())))[0]
-        theirs, ours = (_neurons(network, x[0, :1]) for network in (ann, converted))
+        theirs, ours = _neurons(ann), _neurons(converted)
         if len(theirs) != len(ours):
             raise ConfigError(
                 f"Expected a network that was made from this ANN, with {len(theirs)} spiking layers, got {len(ours)}."
@@ -172,16 +171,9 @@ def compare(ann: SpikingNetwork, converted: SpikingNetwork, data: Dataset) -> Co
     return Comparison(layers, ann_accuracy, accuracy, agreement, largest, spikes)
 
 
-def _neurons(network: SpikingNetwork, x: Tensor) -> list[tuple[str, SpikingNeuron]]:
+def _neurons(network: SpikingNetwork) -> list[tuple[str, SpikingNeuron]]:
     """The layers of neurons by name, in the order in which they run."""
-    found: list[tuple[str, SpikingNeuron]] = []
-
-    def note(name: str, neuron: SpikingNeuron, current: Tensor, steps: int) -> Tensor:
-        found.append((name, neuron))
-        return neuron.fire(current, steps)
-
-    network.fired_by(note, x.to(next(network.parameters()).dtype))
-    return found
+    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, SpikingNeuron)]
 
 
 def _one_batch(ann: SpikingNetwork, converted: SpikingNetwork, tallies: list[_Tally], x: Tensor) -> tuple[Tensor, Tensor]:
