@@ -129,7 +129,7 @@ MEMBERS: dict[str, tuple[Member, ...]] = {
     ),
     "standard": (
         _apgd("wide atan", 20),
-        _apgd("ASSG", 100),
+        *(_apgd("ASSG", steps) for steps in (100, 300)),
         _apgd("own", 20),
         *(_apgd(name, 20) for name in ("wide triangular", "PDSG", "HART", "RGA", "BPTR", "CBA")),
         _sapgd("own", 40),

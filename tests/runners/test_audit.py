@@ -25,6 +25,7 @@ from trustsnn.blocks import frozen
 from trustsnn.errors import ConfigError, DataError, ModelContractError, RunError
 from trustsnn.models import build, check_contract
 from trustsnn.runners.config import make_config, parse_eps, parse_memory, read_config
+from trustsnn.runners.plan import make_plan
 
 QUICK = {"samples": 60, "eps": [0.05, 0.1], "quiet": True}
 ATTACKS = [{"attack": "fgsm"}, {"attack": "pgd", "settings": {"steps": 4}}]
@@ -111,6 +112,18 @@ def test_a_profile_is_run_at_every_norm_that_its_attacks_have(digits_model, tmp_
     with pytest.raises(ConfigError, match="The attack 'pgd0' is for the norm l0, got the norms linf"):
         trustsnn.audit(digits_model, "digits", out=tmp_path / "l0", attacks=[{"attack": "pgd0"}], **QUICK)
     assert not (tmp_path / "l0").exists()
+
+
+@pytest.mark.parametrize("profile", ["quick", "standard", "full"])
+def test_an_ensemble_that_is_named_is_that_of_the_profile(profile, digits_model):
+    def ensemble(settings):
+        config = make_config({"profile": profile, "attacks": [{"attack": "snn-autoattack", "settings": settings}], "eps": [0.1]})
+        return make_plan(digits_model, {"model": "m", "data": "d"}, config)[1].attack
+
+    by_profile = make_plan(digits_model, {"model": "m", "data": "d"}, make_config({"profile": profile, "eps": [0.1]}))
+    assert ensemble({}) in [each.attack for each in by_profile]
+    assert ensemble({}).profile == profile
+    assert ensemble({"profile": "standard"}).profile == "standard"
 
 
 def test_the_worst_case_is_per_sample_over_cells(digits_model, tmp_path):

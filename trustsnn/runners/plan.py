@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from trustsnn.attacks import ATTACKS, Attack
+from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.attacks.catalogue import EVENT_ATTACKS, IMAGE_ATTACKS
 from trustsnn.attacks.estimators import estimator
 from trustsnn.attacks.events import EventAttack
@@ -220,6 +221,8 @@ def _attack(
     settings: dict[str, Any] = dict(item.settings)
     if is_stochastic(model):
         settings.setdefault("eot", PROFILES[config.profile].eot)
+    if issubclass(kind, SNNAutoAttack):
+        settings.setdefault("profile", config.profile)
     through = estimator(**item.estimator.model_dump()) if item.estimator is not None else None
     threat = {"budget": int(eps)} if issubclass(kind, EventAttack) else {"norm": norm, "eps": eps}
     known = {field.name for field in dataclasses.fields(kind)} - {*threat, "estimator", "seed"}

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
-    """One attack of a profile; `estimator` (its name and settings) replaces the model's own where it is given."""
+    """One attack of a profile; `estimator` (its name and settings) replaces the model's own where it is given. snn-autoattack is
+    that of the profile, here as where a user names it."""
 
     attack: str
     settings: dict[str, Any]
@@ -33,7 +34,7 @@ PROFILES = {
     "quick": Profile(
         "FGSM, PGD-10, and the quick ensemble over gradient estimators, with the ANN twin and Square; for events insertion "
         "through two surrogates, deletion, SpikeFool and SDA-30",
-        (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("snn-autoattack", {"profile": "quick"})),
+        (Item("fgsm", {}), Item("pgd", {"steps": 10}), Item("snn-autoattack", {})),
         (
             Item("insertion", {}),
             Item("insertion", {}, WIDE),
@@ -50,7 +51,7 @@ PROFILES = {
             Item("fgsm", {}),
             Item("pgd", {"steps": 40, "restarts": 2}),
             Item("pgd", {"steps": 40, "loss": "margin"}),
-            Item("snn-autoattack", {"profile": "standard"}),
+            Item("snn-autoattack", {}),
             Item("bisection", {}),
         ),
         (
@@ -75,7 +76,7 @@ PROFILES = {
             Item("pgd", {"steps": 100}),
             Item("pgd", {"steps": 100, "restarts": 5, "loss": "margin"}),
             Item("pgd", {"steps": 100, "targeted": True}),
-            Item("snn-autoattack", {"profile": "full"}),
+            Item("snn-autoattack", {}),
             Item("bisection", {"rounds": 8}),
         ),
         (
