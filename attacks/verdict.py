@@ -215,25 +215,25 @@ def tied(ties: NDArray[np.bool_]) -> list[dict[str, Any]]:
     ]
 
 
-def input_rounded(small: NDArray[np.bool_], large: NDArray[np.bool_], noise: tuple[float, float]) -> list[dict[str, Any]]:
-    """Finding where noise far above a float's precision but below a step of 8-bit pixels changes no output, and larger noise
-    changes so many that this is no chance: the model rounds its input, or noise would change outputs in proportion to its size
-    (binomial test at level 0.01). Outputs of few levels, such as spike counts, stay as they are under either.
+def input_rounded(changed: NDArray[np.bool_], elsewhere: NDArray[np.bool_], levels: int, tests: int = 1) -> list[dict[str, Any]]:
+    """Finding where rounding pixels to `levels` levels changes the output of no sample, and rounding them as coarsely elsewhere
+    that of so many that it is no chance: the model rounds its input there itself (sign test at level 0.01, each p times `tests`).
 
     Args:
-        small, large: for each sample whether its output changed under noise of either size.
-        noise: both sizes.
+        changed, elsewhere: for each sample whether its output changed by either.
+        levels: of a pixel.
+        tests: numbers of levels that were tried.
     """
-    share = float(large.mean()) if len(large) else 0.0
-    by_chance = (1 - share * noise[0] / noise[1]) ** len(small)
-    if small.any() or by_chance >= LEVEL:
+    many = int(elsewhere.sum())
+    p_value = min(1.0, tests * 0.5**many)
+    if changed.any() or p_value >= LEVEL:
         return []
     return [
         _finding(
             "input-rounded",
-            f"Noise of ±{noise[0]:.2g} on every pixel changed not one output of {len(small)} samples, and noise of ±{noise[1]:.2g} changed "
-            f"{share:.0%}: the model rounds its input inside, so its gradient is not that of the function it computes.",
-            {"noise": noise[0], "larger_noise": noise[1], "changed_by_larger": share, "count": len(small), "p_value": by_chance},
+            f"Rounding pixels to {levels} levels changed not one output of {len(changed)} samples, and rounding them as coarsely "
+            f"elsewhere changed {many}: the model rounds its input inside, so its gradient is not that of the function it computes.",
+            {"levels": levels, "changed_elsewhere": many, "count": len(changed), "p_value": p_value},
             LEVEL,
             "Guo 2018 as broken by Athalye 2018; trustsnn's own test",
         )

@@ -86,8 +86,8 @@ def test_an_unbounded_attack_leaves_nothing():
 def test_ties_and_rounding():
     assert types(verdict.tied(outcomes(3))) == ["tied-logits"]
     assert not verdict.tied(outcomes(2))
-    none, one, most, few = (outcomes(count, 32) for count in (0, 1, 28, 16))
-    assert types(verdict.input_rounded(none, most, (0.001, 0.005))) == ["input-rounded"]
-    assert not verdict.input_rounded(one, most, (0.001, 0.005))
-    assert not verdict.input_rounded(none, few, (0.001, 0.005))  # as many as that may all stay by chance: 0.9 ** 32
-    assert not verdict.input_rounded(none[:0], none[:0], (0.001, 0.005))
+    none, one, most, few = (outcomes(count, 32) for count in (0, 1, 14, 13))
+    assert types(verdict.input_rounded(none, most, 16, 100)) == ["input-rounded"]  # 100 * 0.5 ** 14 is below 0.01
+    assert not verdict.input_rounded(none, few, 16, 100)
+    assert not verdict.input_rounded(one, most, 16, 100)
+    assert not verdict.input_rounded(none[:0], none[:0], 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from trustsnn.blocks import frozen, predict
 from trustsnn.models import build
 from trustsnn.neurons import STBP, SpikingNeuron, Surrogate
 from trustsnn.runners import findings
+from trustsnn.runners.rounding import of_input
 from trustsnn.training import TrainConfig, train
 
 
@@ -118,18 +120,18 @@ class Noisy(nn.Module):
 
 
 class Rounding(nn.Module):
-    """Rounds pixels to 8 bits, or cuts them off, and passes the gradient straight through."""
+    """Rounds pixels to steps, or cuts them off, and passes the gradient straight through."""
 
-    def __init__(self, model, how=torch.round):
+    def __init__(self, model, how=torch.round, steps=255):
         super().__init__()
-        self.model, self.how = model, how
+        self.model, self.how, self.steps = model, how, steps
 
     def forward(self, x):
-        return self.model(x + (self.how(x * 255) / 255 - x).detach())
+        return self.model(x + (self.how(x * self.steps) / self.steps - x).detach())
 
 
-def cutting(model):
-    return Rounding(model, torch.floor)
+def rounding(how, steps):
+    return partial(Rounding, how=how, steps=steps)
 
 
 class Scaling(nn.Module):
@@ -149,7 +151,11 @@ class Scaling(nn.Module):
         (Leaking, "contract-repeat"),
         (Noisy, "contract-repeat"),
         (Rounding, "input-rounded"),
-        (cutting, "input-rounded"),
+        (rounding(torch.floor, 255), "input-rounded"),
+        (rounding(torch.floor, 256), "input-rounded"),
+        (rounding(torch.round, 1), "input-rounded"),
+        (rounding(torch.round, 15), "input-rounded"),
+        (rounding(torch.floor, 10), "input-rounded"),
         (Scaling, "contract-input"),
     ],
 )
@@ -178,6 +184,7 @@ def test_outputs_of_few_levels_are_no_rounded_inputs(digits_model, digits_test):
     noise = 0.4 / 255 * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1)
     with frozen(model):
         assert torch.equal(predict(model, x), predict(model, (x + noise).clamp(0, 1)))
+        assert not of_input(model, x)
     _, types = audited(model, digits_test, attacks=[])
     assert "input-rounded" not in types
 

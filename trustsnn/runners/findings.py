@@ -22,14 +22,16 @@ from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.data import Dataset
 from trustsnn.interop import WrappedModel
 from trustsnn.models.contract import check_contract
+from trustsnn.models.network import SpikingNetwork
+from trustsnn.models.spec import ModelSpec
 from trustsnn.rng import Draws
+from trustsnn.runners import rounding
 from trustsnn.runners.plan import AnyAttack, PlannedCell
 from trustsnn.runners.profiles import WIDE
 
 Findings = list[dict[str, Any]]
 Correct = NDArray[np.bool_]  # per sample whether the model stays correct
 
-NOISE = (0.4 / 255, 2 / 255)  # the first rounds away where pixels are rounded to 8 bits
 UNBOUNDED_SAMPLES = 32
 MASKING_SAMPLES = 64
 SEARCH_SAMPLES, SEARCH_QUERIES = 32, 100
@@ -46,19 +48,12 @@ def of_the_model(model: nn.Module, x: Tensor, classes: int) -> Findings:
     found = check_contract(model, x, classes)
     if isinstance(model, WrappedModel):
         found = [_with_state(each, model.left_behind(x)) for each in found] if found else model.notes(x)
-    if any(map(doubtful, found)) or is_stochastic(model) or model.spec.domain != "image":  # type: ignore[union-attr]
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    coded = isinstance(model, SpikingNetwork) and spec.encoder != "direct"  # into times of spikes, as its spec says
+    if any(map(doubtful, found)) or is_stochastic(model) or spec.domain != "image" or coded:
         return found
-    ids = tuple(f"noise-{i}" for i in range(len(x)))
-    noise = 2 * Draws(0, "input-rounding", ids).uniform(tuple(x.shape[1:])) - 1
-    for offset in (0.0, 0.5):  # the middle of a step of 8 bits for a model that rounds, and for one that cuts off
-        middle = ((x * 255).round() + offset).clamp(offset, 255 - offset) / 255
-        with frozen(model):
-            still = predict(model, middle)
-            small, large = ((predict(model, (middle + size * noise).clamp(0, 1)) != still).any(1).numpy() for size in NOISE)
-        rounded = verdict.input_rounded(small, large, NOISE)
-        if rounded:
-            return found + rounded
-    return found
+    with frozen(model):
+        return found + rounding.of_input(model, x)
 
 
 def _with_state(finding: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
