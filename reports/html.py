@@ -10,6 +10,7 @@ from typing import Any
 
 from trustsnn.reports import charts, limits, wording
 from trustsnn.reports.drift import by_time, drift
+from trustsnn.reports.effort import MOST, effort, named
 from trustsnn.reports.gates import parse
 from trustsnn.reports.pictures import gallery
 from trustsnn.reports.record import Json, Record, is_attack, is_clean, kind
@@ -30,6 +31,7 @@ def page(record: Record, summary: Json) -> str:
         report=summary,
         facts=_facts(summary),
         curves=_curves(summary),
+        efforts=_efforts(summary),
         galleries=_galleries(record, summary),
         spikes=_spikes(record, summary),
         findings=[{**finding, "threat": record.plan[finding["cell"]]["threat"]} for finding in summary["findings"]],
@@ -113,6 +115,25 @@ def _curves(summary: Json) -> dict[str, Any] | None:
         "medians": [wording.median_text(curve) for curve in summary["robust_curves"]],
         "doubtful": any(figure["status"] != "ok" for figure in [clean, *figures]),
     }
+
+
+def _efforts(summary: Json) -> list[dict[str, Any]]:
+    """For each setting and ball the curves over its numbers, drawn together."""
+    from markupsafe import Markup
+
+    together: dict[tuple[str, str, float], list[Json]] = {}
+    for curve in summary["effort_curves"]:
+        together.setdefault((curve["setting"], curve["norm"], curve["eps"]), []).append(curve)
+    found = []
+    figures = [(at, all_[i : i + MOST]) for at, all_ in together.items() for i in range(0, len(all_), MOST)]
+    for place, ((setting, norm, eps), curves) in enumerate(figures):
+        drawn = (curves, summary["clean_accuracy"]["value"])
+        wide, narrow = (Markup(effort(*drawn, width, f"effort-{place}-{width}")) for width in (_WIDE, _NARROW))
+        title = f"{setting.capitalize()}, {wording.ball_text(norm, eps)}"
+        found.append(
+            {"title": title, "curves": [(named(each), each["points"]) for each in curves], "wide": wide, "narrow": narrow}
+        )
+    return found
 
 
 def _strongest(record: Record, summary: Json, norm: str, eps: float) -> Json | None:

@@ -79,12 +79,13 @@ def unchecked(record: Record) -> list[str]:
 
 
 def _more_steps(record: Record) -> list[str]:
-    """How many steps the members of an ensemble took, and what the longest broke of those that fewer steps of the same had left."""
+    """How many steps an attack or a member of an ensemble took, and what the longest member broke of what fewer steps of the same had left."""
     most, told = 0, []
     for key, cell in record.plan.items():
-        if not is_attack(cell) or cell["threat"]["attack"] != "snn-autoattack":
+        if not is_attack(cell) or _events(record):
             continue
-        found = [_STEPS.fullmatch(str(label)) for label in cell["threat"]["members"]]
+        most = max(most, int(cell["threat"].get("steps", 0)))
+        found = [_STEPS.fullmatch(str(label)) for label in cell["threat"].get("members", ())]
         most = max([most, *(int(each[2]) for each in found if each)])
         rows = record.lines.get(key, {}).get("diagnostics", {}).get("members", [])
         for before, row in itertools.pairwise(rows):

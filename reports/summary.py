@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustsnn.reports import gates as gating
+from trustsnn.reports.effort import effort_curves
 from trustsnn.reports.evidence import robust, robust_curves
 from trustsnn.reports.hardware import on_hardware
 from trustsnn.reports.record import Json, Record, is_attack, is_clean, read, with_gates
@@ -47,6 +48,7 @@ def summarise_record(record: Record) -> Json:
         "clean_accuracy": _clean(record, tables, status),
         "robust_accuracy": _robust(record, tables, status),
         "robust_curves": robust_curves(record, tables),
+        "effort_curves": effort_curves(record, tables),
         "natural_shift": natural_shift(record, correct, status),
         "ood": out_of_distribution(record, lines, status),
         "hardware": on_hardware(record, lines, status),

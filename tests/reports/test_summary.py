@@ -155,5 +155,5 @@ def test_findings_carry_their_cell_and_evidence(tmp_path, make_full):
 
 def test_the_keys_are_those_of_the_contract(full):
     expected = {"format", "verdict", "exit_code", "sentence", "clean_accuracy", "robust_accuracy", "gates", "findings", "cells"}
-    expected |= {"natural_shift", "ood", "robust_curves", "hardware"}
+    expected |= {"natural_shift", "ood", "robust_curves", "effort_curves", "hardware"}
     assert set(summarise(full)) == expected | {"model", "data", "environment", "config"}

@@ -126,6 +126,21 @@ def test_an_ensemble_that_is_named_is_that_of_the_profile(profile, digits_model)
     assert ensemble({"profile": "standard"}).profile == "standard"
 
 
+def test_a_list_of_a_setting_is_an_attack_for_each_entry(digits_model, tmp_path):
+    attacks = [{"attack": "apgd", "settings": {"steps": [2, 4], "restarts": [1, 2], "loss": "dlr"}}, {"attack": "fgsm"}]
+    run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=attacks, **{**QUICK, "samples": 20, "eps": [0.1]})
+    threats = [cell["cell"]["threat"] for cell in run.summary["cells"]]
+    found = [(each["attack"], each.get("steps"), each.get("restarts")) for each in threats]
+    assert found == [("none", None, None), *(("apgd", s, r) for s in (2, 4) for r in (1, 2)), ("fgsm", None, None)]
+    curves = run.summary["effort_curves"]
+    assert [(each["setting"], [point["number"] for point in each["points"]]) for each in curves] == [
+        ("steps", [2, 4]), ("steps", [2, 4]), ("restarts", [1, 2]), ("restarts", [1, 2])
+    ]  # fmt: skip
+    for nothing in ([], {}, [[1]]):
+        with pytest.raises(ConfigError, match=r"attacks\.0\.settings\.steps"):
+            make_config({"attacks": [{"attack": "pgd", "settings": {"steps": nothing}}]})
+
+
 def test_the_worst_case_is_per_sample_over_cells(digits_model, tmp_path):
     run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=ATTACKS, **QUICK)
     table = pq.read_table(tmp_path / "run" / "samples.parquet").to_pandas()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -123,6 +124,12 @@ class AuditConfig(BaseModel):
             raise ValueError("expected at least one entry; attacks: [] is the way to audit without attacks")
         return value
 
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _each_setting(cls, value: Any) -> Any:
+        """An attack for each entry of a setting that is a list, so that `steps: [10, 100]` is two attacks."""
+        return tuple(one for item in value for one in _spread(item)) if isinstance(value, list | tuple) else value
+
     @field_validator("profile")
     @classmethod
     def _profile(cls, value: str) -> str:
@@ -164,6 +171,14 @@ class AuditConfig(BaseModel):
             )
             for item in PROFILES[self.profile].attacks(domain)
         )
+
+
+def _spread(item: Any) -> list[Any]:
+    settings = item.get("settings") if isinstance(item, dict) else None
+    if not isinstance(settings, dict):
+        return [item]
+    each = [value if isinstance(value, list | tuple) and value else [value] for value in settings.values()]
+    return [{**item, "settings": dict(zip(settings, values, strict=True))} for values in itertools.product(*each)]
 
 
 def make_config(values: dict[str, Any], where: str = "the settings of the audit") -> AuditConfig:

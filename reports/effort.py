@@ -1,0 +1,86 @@
+"""Robust accuracy against the steps or the restarts of an attack, as far as a run has the same attack with several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trustsnn.canonical import canonical_json
+from trustsnn.reports.charts import INK, LINE, MUTED, SERIES, svg
+from trustsnn.reports.record import Json, Record, is_attack, is_clean
+from trustsnn.reports.wording import attack_text, estimator_text, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SETTINGS = ("steps", "restarts")
+MOST = len(SERIES)  # curves of one figure
+
+
+def effort_curves(record: Record, tables: dict[str, pd.DataFrame]) -> list[Json]:
+    """For each attack that was measured with several numbers of steps, or of restarts, and differs in nothing else but the length of
+    a step: at each number how many samples it leaves right itself ("own") and how many neither it nor a smaller number broke
+    ("worst", which never rises), of all samples."""
+    from trustsnn.statistics import proportion
+
+    clean = next((key for key in tables if is_clean(record.plan[key])), None)
+    if clean is None:
+        return []
+    right = {key: table.set_index("sample")["correct"].astype(bool) for key, table in tables.items()}
+    found = []
+    for setting in SETTINGS:
+        alike: dict[str, dict[int, str]] = {}
+        for key, cell in record.plan.items():
+            if key in tables and is_attack(cell) and setting in cell["threat"]:
+                rest = {name: value for name, value in cell["threat"].items() if name not in (setting, "step_size")}
+                alike.setdefault(canonical_json({**cell, "threat": rest}), {})[int(cell["threat"][setting])] = key
+        for cells in alike.values():
+            if len(cells) < 2:
+                continue
+            points: list[Json] = []
+            worst = right[clean]
+            for number, key in sorted(cells.items()):
+                own = right[key] & right[clean]
+                worst = worst & own
+                left = {name: dict(proportion(int(each.sum()), len(each))) for name, each in (("own", own), ("worst", worst))}
+                points.append({"number": number, "cell": key, **left})
+            cell = record.plan[points[0]["cell"]]
+            threat = {name: cell["threat"][name] for name in ("attack", "norm", "eps")}
+            found.append({"setting": setting, **threat, "estimator": cell.get("estimator"), "points": points})
+    return found
+
+
+def named(curve: Json) -> str:
+    """The attack of a curve with its estimator."""
+    return f"{attack_text(curve)} through {estimator_text(curve['estimator'])}"
+
+
+def effort(curves: Sequence[Json], clean: float, width: int, prefix: str) -> str:
+    """`MOST` curves or fewer of one setting and one ball over a logarithmic axis, each with the band of its "worst"; dotted `clean`, the
+    share that is right without an attack. `width` is in CSS pixels."""
+
+    def draw(axes: list[Axes]) -> None:
+        panel = axes[0]
+        panel.set_xscale("log")
+        panel.axhline(100 * clean, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        for colour, curve in zip(SERIES, curves, strict=False):
+            at = [point["number"] for point in curve["points"]]
+            value, low, high = ([100 * point["worst"][name] for point in curve["points"]] for name in ("value", "low", "high"))
+            panel.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+            panel.plot(at, value, "o-", color=colour, linewidth=2.2, markersize=7, clip_on=False)
+            last = percent(curve["points"][-1]["worst"]["value"]).replace(" %", "")
+            panel.annotate(last, (at[-1], value[-1]), xytext=(8, 4), textcoords="offset points", color=INK, fontsize=12)
+        numbers = sorted({point["number"] for curve in curves for point in curve["points"]})
+        panel.set_xlim(numbers[0] / 1.1, numbers[-1] * (numbers[-1] / numbers[0]) ** 0.12)
+        panel.set_ylim(0, 108)
+        panel.set_yticks([0, 25, 50, 75, 100])
+        panel.set_xticks(numbers, map(str, numbers))
+        panel.minorticks_off()
+        panel.set_xlabel(curves[0]["setting"], color=MUTED)
+        panel.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
+        panel.grid(axis="y", color=LINE, linewidth=1)
+        panel.spines["left"].set_visible(False)
+        panel.tick_params(length=0, labelcolor=MUTED, pad=6)
+
+    return svg(draw, (1, 1), (width, 330 if width > 480 else 260), prefix)
