@@ -65,6 +65,7 @@ class Attack(ABC):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     route: ClassVar[str] = "white-box"  # or "black-box", from outputs alone, or "transfer", by way of another model
     searches_eps: ClassVar[bool] = False  # for each sample, up to `eps`: an audit then asks at its largest eps alone
+    own_loss: ClassVar[bool] = False  # that cannot be chosen
     least: ClassVar[dict[str, float]] = {"seed": -math.inf}  # of whole-number settings: of the others, which count something, 1
 
     def __post_init__(self) -> None:
@@ -81,6 +82,8 @@ class Attack(ABC):
         if self.norm == "l0" and self.eps != int(self.eps):
             raise ConfigError(f"Expected eps as a number of pixels in the norm l0, got {self.eps}.")
         check_loss(self.loss)
+        if self.own_loss and self.loss != "ce":
+            raise ConfigError(f"The attack {self.name!r} has a loss of its own, got {self.loss!r}. Leave loss out.")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """Adversarial samples for a batch `x` [B, ...] in [0, 1] with labels `y` [B]. `ids` key the random draws; they

@@ -22,8 +22,8 @@ class CW(Attack):
     misleads the model is projected to the ball. It looks for the smallest perturbation, not for the best of a given size.
 
     Iterates are clipped to [0, 1] (the paper's section V-B, projected gradient descent). Its change of variable through tanh is
-    left out: tanh rounds by the place of a number in memory, and a sample's result would depend on its batch. `loss` has no
-    effect. A sample that is misclassified without a perturbation stays as it is.
+    left out: tanh rounds by the place of a number in memory, and a sample's result would depend on its batch. It has a
+    loss of its own. A sample that is misclassified without a perturbation stays as it is.
 
     Args:
         steps: of Adam, for each c.
@@ -41,6 +41,7 @@ class CW(Attack):
 
     name: ClassVar[str] = "cw"
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    own_loss: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

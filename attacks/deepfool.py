@@ -20,8 +20,8 @@ class DeepFool(Attack):
     """Steps onto the nearest of the linearised boundaries f_k = z_k - z_y = 0 until the sample is misclassified; then the
     perturbation is projected to the ball. It looks for the smallest perturbation, not for the best of a given size.
 
-    A step is 1.0001 times what the linear model asks for at least, so that a sample on a boundary (tied logits) moves on. `loss`
-    has no effect. A sample that is misclassified without a perturbation stays as it is.
+    A step is 1.0001 times what the linear model asks for at least, so that a sample on a boundary (tied logits) moves on. It has
+    a loss of its own. A sample that is misclassified without a perturbation stays as it is.
 
     Args:
         steps: most linearisations.
@@ -34,6 +34,7 @@ class DeepFool(Attack):
     overshoot: float = 0.02
 
     name: ClassVar[str] = "deepfool"
+    own_loss: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -64,6 +64,12 @@ def test_cw_finds_the_nearest_boundary_of_a_linear_model(first):
     assert (model(confident)[:, 1:].amax() - model(confident)[0, 0]).item() >= 0.5 - 1e-5
 
 
+@pytest.mark.parametrize("kind", [DeepFool, CW])
+def test_a_loss_that_would_have_no_effect_is_refused(kind):
+    with pytest.raises(ConfigError, match="has a loss of its own, got 'dlr'"):
+        kind(eps=0.1, norm="l2", loss="dlr")
+
+
 def test_deepfool_and_cw_find_smaller_perturbations_than_pgd_uses(digits_model, batch):
     x, y = batch[0][:12], batch[1][:12]
     for attack in (DeepFool(eps=5.0, norm="l2", steps=20), CW(eps=5.0, steps=40, searches=2, learning_rate=0.03)):
