@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trustsnn.canonical import canonical_json
 from trustsnn.reports.charts import INK, LINE, MUTED, SERIES, svg
 from trustsnn.reports.record import Json, Record, is_attack, is_clean
-from trustsnn.reports.wording import attack_text, estimator_text, percent
+from trustsnn.reports.wording import attack_text, estimator_text, percent, setting_text
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 SETTINGS = ("steps", "restarts")
+STEPS_REACH = 2.5  # times eps, all of them together, where PGD derives their length
 MOST = len(SERIES)  # curves of one figure
 
 
 def effort_curves(record: Record, tables: dict[str, pd.DataFrame]) -> list[Json]:
-    """For each attack that was measured with several numbers of steps, or of restarts, and differs in nothing else but the length of
-    a step: at each number how many samples it leaves right itself ("own") and how many neither it nor a smaller number broke
-    ("worst", which never rises), of all samples."""
+    """For each attack that was measured with several numbers of steps, or of restarts, and differs in nothing else (a step whose length
+    follows from the number is no difference): at each number how many samples it leaves right itself ("own") and how many neither
+    it nor a smaller number broke ("worst", which never rises), of all samples. "threat" is what they have in common."""
     from trustsnn.statistics import proportion
 
     clean = next((key for key in tables if is_clean(record.plan[key])), None)
@@ -33,7 +35,7 @@ def effort_curves(record: Record, tables: dict[str, pd.DataFrame]) -> list[Json]
         alike: dict[str, dict[int, str]] = {}
         for key, cell in record.plan.items():
             if key in tables and is_attack(cell) and setting in cell["threat"]:
-                rest = {name: value for name, value in cell["threat"].items() if name not in (setting, "step_size")}
+                rest = _rest(cell["threat"], setting)
                 alike.setdefault(canonical_json({**cell, "threat": rest}), {})[int(cell["threat"][setting])] = key
         for cells in alike.values():
             if len(cells) < 2:
@@ -46,14 +48,28 @@ def effort_curves(record: Record, tables: dict[str, pd.DataFrame]) -> list[Json]
                 left = {name: dict(proportion(int(each.sum()), len(each))) for name, each in (("own", own), ("worst", worst))}
                 points.append({"number": number, "cell": key, **left})
             cell = record.plan[points[0]["cell"]]
-            threat = {name: cell["threat"][name] for name in ("attack", "norm", "eps")}
-            found.append({"setting": setting, **threat, "estimator": cell.get("estimator"), "points": points})
+            common = {"threat": _rest(cell["threat"], setting), "estimator": cell.get("estimator")}
+            found.append({"setting": setting, **common, "points": points})
     return found
 
 
-def named(curve: Json) -> str:
-    """The attack of a curve with its estimator."""
-    return f"{attack_text(curve)} through {estimator_text(curve['estimator'])}"
+def _rest(threat: Json, setting: str) -> Json:
+    left_out = {setting}
+    if setting == "steps" and "step_size" in threat:
+        derived = STEPS_REACH * threat["eps"] / threat["steps"]
+        left_out |= {"step_size"} if math.isclose(threat["step_size"] or 0.0, derived, rel_tol=1e-9) else set()
+    return {name: value for name, value in threat.items() if name not in left_out}
+
+
+def named(curve: Json, rivals: Sequence[Json]) -> str:
+    """The attack of a curve with its estimator, and the settings in which it differs from `rivals` of the same name."""
+    same = [each["threat"] for each in rivals if _name(each) == _name(curve)]
+    settings = sorted({name for threat in same for name in threat if any(threat.get(name) != each.get(name) for each in same)})
+    return ", ".join([_name(curve), *(setting_text(name, curve["threat"].get(name)) for name in settings)])
+
+
+def _name(curve: Json) -> str:
+    return f"{attack_text(curve['threat'])} through {estimator_text(curve['estimator'])}"
 
 
 def effort(curves: Sequence[Json], clean: float, width: int, prefix: str) -> str:

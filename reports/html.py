@@ -123,15 +123,16 @@ def _efforts(summary: Json) -> list[dict[str, Any]]:
 
     together: dict[tuple[str, str, float], list[Json]] = {}
     for curve in summary["effort_curves"]:
-        together.setdefault((curve["setting"], curve["norm"], curve["eps"]), []).append(curve)
+        together.setdefault((curve["setting"], curve["threat"]["norm"], curve["threat"]["eps"]), []).append(curve)
     found = []
-    figures = [(at, all_[i : i + MOST]) for at, all_ in together.items() for i in range(0, len(all_), MOST)]
-    for place, ((setting, norm, eps), curves) in enumerate(figures):
+    figures = [(at, rivals, i) for at, rivals in together.items() for i in range(0, len(rivals), MOST)]
+    for place, ((setting, norm, eps), rivals, begin) in enumerate(figures):
+        curves = rivals[begin : begin + MOST]
         drawn = (curves, summary["clean_accuracy"]["value"])
         wide, narrow = (Markup(effort(*drawn, width, f"effort-{place}-{width}")) for width in (_WIDE, _NARROW))
         title = f"{setting.capitalize()}, {wording.ball_text(norm, eps)}"
         found.append(
-            {"title": title, "curves": [(named(each), each["points"]) for each in curves], "wide": wide, "narrow": narrow}
+            {"title": title, "curves": [(named(each, rivals), each["points"]) for each in curves], "wide": wide, "narrow": narrow}
         )
     return found
 

@@ -156,11 +156,12 @@ def parameters_text(threat: dict[str, Any]) -> str:
         parts += [count_text(threat["rounds"], "round")] if "rounds" in threat else []
         return ", ".join(parts + ([f"{threat['eot']} draws averaged"] if threat.get("eot", 1) != 1 else []))
     known = {"attack", "norm", "eps", "steps", "step_size", "restarts", "loss", "eot", "targeted"}
-    parts += [_setting(name, threat[name]) for name in sorted(set(threat) - known) if threat[name] is not None]
+    parts += [setting_text(name, threat[name]) for name in sorted(set(threat) - known) if threat[name] is not None]
     return ", ".join(parts) or "–"
 
 
-def _setting(name: str, value: object) -> str:
+def setting_text(name: str, value: object) -> str:
+    """One setting, `loss ce`, `no early stop`."""
     words = name.replace("_", " ")
     if isinstance(value, bool):
         return words if value else f"no {words}"

@@ -16,10 +16,10 @@ def longer(builder):
     run = builder(gates=[], count=6)
     run.done(run.cell(), [1, 1, 1, 1, 1, 0])
     for steps, right in ((100, [0, 1, 0, 1, 0, 1]), (10, [1, 1, 1, 1, 0, 0]), (30, [1, 0, 1, 1, 1, 0])):
-        run.done(run.cell("apgd", "linf", 0.1, {"steps": steps, "step_size": 2 / steps, "restarts": 1}), right)
+        run.done(run.cell("apgd", "linf", 0.1, {"steps": steps, "step_size": 0.25 / steps, "restarts": 1}), right)
     for steps, right in ((10, [1, 1, 1, 0, 0, 0]), (20, [0] * 6)):
         run.done(run.cell("apgd", "linf", 0.1, {"steps": steps, "restarts": 1}, estimator=ASSG), right)
-    run.done(run.cell("apgd", "linf", 0.1, {"steps": 10, "restarts": 3}), [1, 1, 1, 0, 0, 0])
+    run.done(run.cell("apgd", "linf", 0.1, {"steps": 10, "step_size": 0.025, "restarts": 3}), [1, 1, 1, 0, 0, 0])
     run.done(run.cell("apgd", "linf", 0.2, {"steps": 10, "restarts": 1}), [0] * 6)
     run.cell("apgd", "linf", 0.2, {"steps": 30, "restarts": 1})  # planned, and not measured
     return run
@@ -31,12 +31,27 @@ def points(curve):
 
 def test_what_differs_in_the_number_alone_makes_a_curve(longer):
     own, assg, restarts = summarise(longer.write())["effort_curves"]
-    assert (own["setting"], own["attack"], own["norm"], own["eps"]) == ("steps", "apgd", "linf", 0.1)
+    assert (own["setting"], own["threat"]) == ("steps", {"attack": "apgd", "norm": "linf", "eps": 0.1, "restarts": 1})
     assert points(own) == [(10, 4, 4), (30, 4, 3), (100, 2, 1)]  # a sample that is wrong without an attack never counts
     assert own["points"][0]["worst"]["count"] == 6
     assert assg["estimator"] == ASSG
     assert points(assg) == [(10, 3, 3), (20, 0, 0)]
     assert (restarts["setting"], points(restarts)) == ("restarts", [(1, 4, 4), (3, 3, 3)])
+
+
+def test_a_length_of_steps_that_was_given_is_a_difference(builder):
+    run = builder(gates=[], count=2)
+    run.done(run.cell(), [1, 1])
+    for steps, size, right in ((2, 0.02, [1, 1]), (6, 0.02, [1, 0]), (2, 0.05, [1, 0]), (6, 0.05, [0, 0])):
+        run.done(run.cell("apgd", "linf", 0.1, {"steps": steps, "step_size": size, "restarts": 1}), right)
+    folder = run.write()
+    curves = summarise(folder)["effort_curves"]
+    assert [(each["threat"]["step_size"], points(each)) for each in curves] == [
+        (0.02, [(2, 2, 2), (6, 1, 1)]), (0.05, [(2, 1, 1), (6, 0, 0)])
+    ]  # fmt: skip
+    page = write(folder, ["html"])["html"].read_text()
+    for size in (0.02, 0.05):
+        assert f"surrogate triangular, width 1.0), step size {size}<" in page
 
 
 def test_without_a_clean_evaluation_there_is_no_curve(longer):

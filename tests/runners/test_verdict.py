@@ -178,6 +178,17 @@ class Coarse(nn.Module):
         return logits + (nn.functional.one_hot(logits.argmax(1), 10) - logits).detach()
 
 
+def test_rounding_is_seen_through_spike_counts(digits_train, digits_test):
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.5, readout="spike-count", steps=8)
+    train(model, digits_train, TrainConfig(epochs=2, batch_size=64, learning_rate=4e-3))
+    x = torch.from_numpy(digits_test.batch(range(32))[0])
+    with frozen(model):
+        assert not of_input(model, x)
+        for steps in (7, 31):
+            (found,) = of_input(Rounding(model, steps=steps).eval(), x)
+            assert found["evidence"]["levels"] == steps + 1
+
+
 def test_outputs_of_few_levels_are_no_rounded_inputs(digits_model, digits_test):
     model = trustsnn.wrap(Coarse(digits_model), domain="image", time_steps=4, input_shape=(1, 8, 8), classes=10)
     x = torch.from_numpy(digits_test.batch(range(64))[0])
