@@ -81,6 +81,19 @@ def _logits_digest(model: nn.Module, probe: Tensor | None) -> str | None:
     return hashlib.sha256(one).hexdigest() if one == two else None
 
 
+def check_out(out: Path, training: dict[str, Any]) -> None:
+    """ConfigError where `out` holds a checkpoint, such as the one that a command reads, which did not come about by `training`, a part
+    of what `save` is given: to save there would lose it. For before anything takes time."""
+    try:
+        kept = json.loads((out / CONFIG).read_text()).get("training") or {}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        kept = {}
+    if not kept or not training or any(canonical_json(kept.get(name)) != canonical_json(value) for name, value in training.items()):
+        raise ConfigError(f"{out} holds another checkpoint, which would be lost. Choose another --out, or remove it.")
+
+
 def save(model: nn.Module, folder: Path | str, *, training: dict[str, Any] | None = None, key: Key | None = None) -> Path:
     """Write a bundled model as a checkpoint folder; `training` (plain values) says how it came about. With `key` its weights are
     sealed in memory and no plain byte of them is written.

@@ -12,7 +12,7 @@ from trustsnn.models import build
 from trustsnn.models.branches import Branches
 from trustsnn.models.onestep import build_onestep
 from trustsnn.runners.inspect import describe_model
-from trustsnn.temporal import S4NN
+from trustsnn.temporal import S4NN, AlphaNetwork
 
 
 def said(model, **options):
@@ -83,9 +83,49 @@ def test_a_wrapped_module_is_judged_by_what_flows():
     assert layers == {
         "module.gelu": "an activation, GELU",
         "module.hidden": "values other than 0 and 1",
-        "module.first": "the input itself: the encoder's layer",
+        "module.first": "the input: the encoder's layer",
     }
     assert not model.module.last._forward_pre_hooks
+
+
+class Pooled(nn.Module):
+    """Normalises its input, adds up its frames in place or not, and averages spikes before its classifier."""
+
+    def __init__(self, mixes):
+        super().__init__()
+        self.mixes = mixes
+        self.first, self.pool, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d(2), nn.Linear(64, 10)
+
+    def forward(self, x):
+        spikes = (self.first((x - 0.13) / 0.3) > 0).float()
+        pooled = self.pool(spikes)
+        if self.mixes:
+            pooled += 0.1 * torch.rand_like(pooled)
+        return self.last(pooled.flatten(1))
+
+
+def test_averages_and_the_scaled_input_are_known_in_a_wrapped_module():
+    verdict, layers = said(trustsnn.wrap(Pooled(False), time_steps=1), data="digits", samples=12)
+    assert verdict.endswith(": yes")
+    assert layers == {
+        "module.first": "the input: the encoder's layer",
+        "module.last": "averages of spikes (module.pool): each spike adds a fixed share of a weight",
+    }
+    verdict, layers = said(trustsnn.wrap(Pooled(True), time_steps=1), data="digits", samples=12)
+    assert verdict.endswith(": no")
+    assert layers["module.last"] == "values other than 0 and 1"
+
+
+@pytest.mark.parametrize("kind", [S4NN, AlphaNetwork])
+def test_networks_of_spike_times_say_what_they_are(kind, digits_test):
+    model = kind(input_shape=(1, 8, 8), classes=10, hidden=12)
+    for data in (None, digits_test.take(20)):
+        lines = describe_model(model, data=data)
+        assert any(line.endswith("spiking layers: 2") for line in lines)
+        assert "spike-only, by its structure: yes" in lines
+        (hidden,) = (line for line in lines if line.startswith("  hidden: ["))
+        assert f"{model.hidden.numel():,} parameters" in hidden
+        assert ("spike rate" in hidden) == (data is not None)
 
 
 def test_spike_rates_are_those_of_the_trace(digits_model, digits_test):
@@ -109,7 +149,7 @@ def test_no_samples_are_refused(digits_model):
 
 def test_neurons_that_are_no_module_have_their_rates_too(digits_test):
     lines = describe_model(S4NN(input_shape=(1, 8, 8), classes=10, hidden=12), data=digits_test.take(20))
-    assert any(line.startswith("  hidden, spike rate") for line in lines)
+    assert any(line.startswith("  hidden: [64, 12], 768 parameters, spike rate") for line in lines)
 
 
 class Functional(nn.Module):
@@ -181,7 +221,7 @@ def test_calls_by_keyword_in_place_and_of_one_step_are_watched_too(digits_test):
     verdict, named = seen(Calls(), digits_test)
     assert verdict.endswith("no")
     assert named == {
-        "module, linear": "values other than 0 and 1",
+        "module, linear": "the input: the encoder's layer",
         "module.act": "an activation, PReLU",
         "module.cell": "gates and states of real values, LSTMCell",
         "module.scale": "currents that are divided by their spread in each sample, RMSNorm",

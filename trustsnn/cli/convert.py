@@ -90,7 +90,7 @@ def convert(
     import copy
 
     import trustsnn
-    from trustsnn.checkpoint import load_network, model_hash
+    from trustsnn.checkpoint import check_out, load_network, model_hash
     from trustsnn.conversion import CALIBRATIONS, Calibration, compare, table
     from trustsnn.conversion import convert as convert_network
     from trustsnn.data import load
@@ -108,9 +108,11 @@ def convert(
     else:
         test, given = load(data, "test", root=data_root, download=download), None
     fit(ann, test)
+    how = {"recipe": "convert", "method": method, "ann": model_hash(ann)}
+    check_out(out, how)
     converted = convert_network(ann, method, steps=steps, calibration=given)
     test = test if samples is None else test.take(samples)
-    trustsnn.save(converted, out, training={"recipe": "convert", "method": method, "ann": model_hash(ann)}, key=key)
+    trustsnn.save(converted, out, training=how, key=key)
     if double:
         ann = copy.deepcopy(ann).double()
         converted = convert_network(ann, method, steps=steps, calibration=given)

@@ -53,6 +53,7 @@ def dp(
     command goes on where a killed run stopped."""
     options.prepare(threads)
     import trustsnn
+    from trustsnn.checkpoint import check_out
     from trustsnn.defenses.dp import PrivacyConfig, train_private
     from trustsnn.runners.progress import Reporter
     from trustsnn.training import TrainConfig
@@ -63,6 +64,7 @@ def dp(
     given = {"norm": norm, "learn": learn, "channels": channels, "seed": seed}
     network, sets = _network(model, data, data_root, download, steps, encoder, given)
     out = out or options.folder("dp", model, data)
+    check_out(out, {"recipe": "dp", "samples": len(sets["train"]), "config": asdict(config)})
     begun = time.perf_counter()
     with Reporter(quiet) as reporter:
         _, guarantee = train_private(

@@ -45,6 +45,7 @@ def export(
         raise ConfigError("A NIR file holds its weights in the clear: export what `trustsnn unseal` writes.")
     network = resolve_model(opened(model, key, weights), weights)
     if dt is None:
+        checkpoint.check_out(out, {})
         typer.echo(str(checkpoint.save(network, out, key=key)))
         return
     found = None

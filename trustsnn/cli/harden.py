@@ -49,7 +49,8 @@ def harden(
     network: Any = resolve_model(model)
     sets = splits(data, data_root, download, network.spec.steps)
     settings = {**options.training_settings({**locals(), "label_smoothing": 0.0}), "seed": seed}
-    settings["epochs"] = settings["epochs"] or options.enough_epochs(sets["train"], batch_size)
+    if settings["epochs"] is None:
+        settings["epochs"] = options.enough_epochs(sets["train"], batch_size)
     asked: dict[str, Any] = {"profile": profile, "eps": listed(eps), "norms": listed(norms)}
     asked = {name: value for name, value in asked.items() if value is not None}
     if samples is not None:

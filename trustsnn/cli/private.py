@@ -44,7 +44,7 @@ def convert_privately(given: Mapping[str, Any]) -> None:
     from dataclasses import asdict
 
     import trustsnn
-    from trustsnn.checkpoint import load_network, model_hash
+    from trustsnn.checkpoint import check_out, load_network, model_hash
     from trustsnn.defenses.private import PrivateConversion, Synthesis, convert_privately
     from trustsnn.defenses.private.conversion import IMAGES, Told, agreement
     from trustsnn.runners.progress import Reporter
@@ -67,6 +67,9 @@ def convert_privately(given: Mapping[str, Any]) -> None:
     )
     ann = load_network(given["model"])
     quiet, epochs = given["quiet"], training.epochs if training else 0
+    settings = {name: value for name, value in asdict(how).items() if name != "steps"}
+    told_of = {"recipe": "convert", "method": "private", "ann": model_hash(ann), **settings}
+    check_out(out, told_of)
     with Reporter(quiet) as reporter:
         network, made = convert_privately(
             ann, how, out,
@@ -77,8 +80,7 @@ def convert_privately(given: Mapping[str, Any]) -> None:
                 lambda row: reporter.line(f"[{row['epoch']}/{epochs}] loss {row['loss']:.4f}"),
             ),
         )  # fmt: skip
-    settings = {name: value for name, value in asdict(how).items() if name != "steps"}
-    trustsnn.save(network, out, training={"recipe": "convert", "method": "private", "ann": model_hash(ann), **settings})
+    trustsnn.save(network, out, training=told_of)
     same = agreement(network, ann, made)
     typer.echo(
         f"{out}: the ANN's class for {same['value']:.2%} of {same['count']} synthetic images "

@@ -32,6 +32,7 @@ def s4nn(
     """One spike a neuron, the first output to spike is the class. The same command goes on where a killed run stopped."""
     options.prepare(threads)
     import trustsnn
+    from trustsnn.checkpoint import check_out
     from trustsnn.runners.progress import TrainingReporter
     from trustsnn.temporal import S4NN, S4NNConfig, train_s4nn
 
@@ -50,6 +51,8 @@ def s4nn(
         spread=(low, high),
         seed=seed,
     )
+    said = {"recipe": "s4nn", "data": train_set.sha256, "seed": seed}
+    check_out(out, said)
     begun = time.perf_counter()
     with TrainingReporter(quiet) as reporter:
         train_s4nn(
@@ -57,7 +60,7 @@ def s4nn(
             on_step=lambda p: reporter.step(p.epoch, epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, epochs),
         )  # fmt: skip
-    trustsnn.save(model, out, training={"recipe": "s4nn", "data": train_set.sha256, "epochs": epochs, "seed": seed})
+    trustsnn.save(model, out, training={**said, "epochs": epochs})
     options.conclude(model, sets["test"], out, seed, begun)
 
 

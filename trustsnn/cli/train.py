@@ -107,7 +107,7 @@ def qcfs(
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder. models/qcfs-MODEL-DATA-LLEVELS by default.")] = None,
     levels: Annotated[int, typer.Option(help="L, levels of an activation above 0; 2^T - 1 for bit-serial in T steps.")] = 15,
     threshold: Annotated[float, typer.Option(help="The largest activation of each layer, at the start; it is learnt.")] = 8.0,
-    bit_l1: Annotated[float, typer.Option(help="Weight of the bit-level L1 penalty, a sum over the batch; try 1e-5.")] = 0.0,
+    bit_l1: Annotated[float, typer.Option(help="Weight of the bit-level L1 penalty, a sum over the batch; try 1e-7.")] = 0.0,
     channels: ChannelsOption = 1.0,
     seed: SeedOption = 0,
     epochs: EpochsOption = None,
@@ -288,6 +288,7 @@ def train_and_save(
     `sparse` is for `train_sparse`, `losses` what a step minimises if not cross-entropy. `keep_zeros`: synapses that are 0 stay so.
     """
     import trustsnn
+    from trustsnn.checkpoint import check_out
     from trustsnn.runners.progress import TrainingReporter
     from trustsnn.training import TrainConfig, masked, train
     from trustsnn.training.compress import train_sparse, zero_masks
@@ -295,6 +296,8 @@ def train_and_save(
     if settings["epochs"] is None:
         settings["epochs"] = enough_epochs(sets["train"], settings["batch_size"])
     config = TrainConfig(**settings, seed=seed)
+    said = {"recipe": recipe, "data": sets["train"].sha256, "seed": seed, **(start or {})}
+    check_out(out, said)
     begun = time.perf_counter()
     zeros = zero_masks(network) if keep_zeros else {}
     with TrainingReporter(quiet) as reporter, masked(network, zeros):
@@ -303,7 +306,7 @@ def train_and_save(
             on_step=lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, config.epochs),
         )  # fmt: skip
-    said = {"recipe": recipe, "data": sets["train"].sha256, "epochs": len(log), "seed": seed, **(start or {})}
+    said["epochs"] = len(log)
     if sparse:
         said["sparse"] = sparse
     if losses:

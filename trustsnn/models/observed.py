@@ -33,21 +33,31 @@ _REAL = {
 """Functions of torch by their names: of a signal and weights, of any two, activations, and such as compute with real values whatever
 comes."""
 
+_POOLS = {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)} | {"mean"}
+_SHAPES = {
+    "flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "getitem", "select", "narrow",
+    "expand", "expand_as", "repeat", "unbind", "split", "chunk", "contiguous", "clone", "detach", "to", "float", "double", "dropout",
+}  # fmt: skip
+_AFFINE = {"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "div", "truediv", "itruediv", "neg", "batch_norm"}
+"""Averages of a window, what moves values about, and what scales and shifts them: a signal keeps its kind behind these."""
+
 
 def observed_inputs(module: nn.Module, x: Tensor) -> dict[str, Flow]:
     """What flows when `module` computes the batch `x`: into each convolution and linear map, be it a module or a call in some module's
     forward, whose name it then has, and each function that is none of spikes (GELU, softmax, attention, an LSTM, ...). Of what
     torch itself does not compute, such as kernels of another package, nothing is seen."""
-    seen = _Watch(module, x)
+    given = x.view(x.shape)  # a tensor of our own, which is marked
+    seen = _Watch(module, given)
     with torch.no_grad(), seen.places(), seen:
-        module(x)
+        module(given)
     return seen.found
 
 
 class _Watch(TorchFunctionMode):
     def __init__(self, module: nn.Module, x: Tensor) -> None:
         super().__init__()
-        self.module, self.x = module, x
+        self.module = module
+        _mark(x, Flow("encoder", "the input"))
         self.found: dict[str, Flow] = {}
         self.stack: list[str] = []
         self.weights = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
@@ -75,10 +85,25 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name, result = getattr(func, "__name__", "").strip("_"), func(*args, **kwargs)
+        name = getattr(func, "__name__", "").strip("_")
+        operands = [each for each in _flat([*args, *kwargs.values()]) if isinstance(each, Tensor)]
+        kept, result = self._kept(name, operands), func(*args, **kwargs)
         if self.stack and (name in _WEIGHTED or name in _PRODUCTS or name in _ACTIVATIONS or name in _REAL):
-            self._note(name, [each for each in _flat([*args, *kwargs.values()]) if isinstance(each, Tensor)], result)
+            self._note(name, operands, result)
+        for each in _flat([result]):
+            if isinstance(each, Tensor) and (kept is not None or _marked(each) is not None):  # in place: what it was no more
+                _mark(each, kept)
         return result
+
+    def _kept(self, function: str, operands: list[Tensor]) -> Flow | None:
+        """What comes of the first operand where the function leaves it what it is."""
+        signals = [each for each in operands if each.untyped_storage().data_ptr() not in self.weights]
+        flow = _marked(signals[0]) if signals else None
+        if function in _POOLS and signals and (_binary(signals[0]) or (flow is not None and flow.kind == "averages")):
+            return Flow("averages", f"averages of spikes ({self.stack[-1]})") if self.stack else None
+        if function in _SHAPES or (function in _AFFINE and flow is not None and flow.kind == "encoder" and len(signals) == 1):
+            return flow
+        return None
 
     def _note(self, function: str, operands: list[Tensor], result: Any) -> None:
         signals = [each for each in operands if each.untyped_storage().data_ptr() not in self.weights]
@@ -104,9 +129,15 @@ class _Watch(TorchFunctionMode):
     def _fed(self, given: Tensor) -> Flow:
         if _binary(given):
             return SPIKES
-        if given.numel() >= self.x.numel() and torch.equal(given.flatten()[: self.x.numel()], self.x.flatten()):
-            return Flow("encoder", "the input itself")
-        return Flow("real", "values other than 0 and 1")
+        return _marked(given) or Flow("real", "values other than 0 and 1")
+
+
+def _mark(values: Tensor, flow: Flow | None) -> None:
+    values._trustsnn_flow = flow  # type: ignore[attr-defined]
+
+
+def _marked(values: Tensor) -> Flow | None:
+    return getattr(values, "_trustsnn_flow", None)
 
 
 def _flat(args: Any) -> Iterator[Any]:

@@ -68,7 +68,7 @@ def harden(
         settings: of both audits; see `trustsnn.audit`.
 
     Raises:
-        ConfigError: the model cannot be trained here, or the recipe does not fit it; and what `trustsnn.audit` raises.
+        ConfigError: the model cannot be trained here, the recipe does not fit it, or `out` holds another checkpoint; and what `trustsnn.audit` raises.
     """
     out, config = Path(out), config or TrainConfig()
     chosen = parse(recipe) if isinstance(recipe, str) else recipe
@@ -80,9 +80,11 @@ def harden(
     if chosen.anew and learn:
         raise ConfigError(f"The recipe {chosen.name!r} says itself what is learnt beside weights. Leave out learn.")
     fresh = fresh or chosen.anew
+    start = {"model": checkpoint.model_hash(network), "fresh": fresh, "learn": learn}
+    said = {"recipe": chosen.describe(), "data": data.sha256, "epochs": config.epochs, "seed": config.seed, **start}
+    checkpoint.check_out(out, said)
     given = {"out": out / BEFORE, "quiet": quiet, "seed": config.seed, **settings}
     before = audit(network, test, **given)
-    start = {"model": checkpoint.model_hash(network), "fresh": fresh, "learn": learn}
     with TrainingReporter(quiet) as reporter:
         watch: dict[str, Any] = {
             "on_step": lambda p: reporter.step(p.epoch, config.epochs, p.step, p.steps, p.loss),
@@ -91,7 +93,6 @@ def harden(
         begun = _start(network, config.seed, fresh, learn)
         hardened = chosen.prepared(begun, data, config, out / "training" / "before", test=test, **watch)
         train(hardened, data, config, recipe=chosen, test=test, folder=out / "training", start=start, **watch)
-    said = {"recipe": chosen.describe(), "data": data.sha256, "epochs": config.epochs, "seed": config.seed, **start}
     checkpoint.save(hardened, out, training=said)
     after = audit(hardened, test, **{**given, "out": out / AFTER}, gates=gates or [])
     result = hardening(out / BEFORE, out / AFTER)

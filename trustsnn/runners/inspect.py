@@ -21,6 +21,7 @@ from trustsnn.neurons.estimator import spiking_layers
 from trustsnn.rng import Draws
 from trustsnn.runners.resolve import first_batch, fit, resolve_data, resolve_model
 from trustsnn.statistics import wilson_of_mean
+from trustsnn.temporal import S4NN, AlphaNetwork
 
 SAMPLES = 100
 
@@ -45,7 +46,8 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
     lines = [f"{key}: {value}" for key, value in network.spec.to_dict().items()]  # type: ignore[union-attr, operator]
     lines.append(f"hash: {model_hash(network)}")
     total = sum(parameter.numel() for parameter in network.parameters())
-    neurons = len(spiking_layers(network))
+    inputs = network.inputs() if isinstance(network, S4NN | AlphaNetwork) else None
+    neurons = len(spiking_layers(network) if inputs is None else inputs)
     lines.append(f"parameters: {total:,} in all; spiking layers: {neurons}")
     rates = _rates(network, x, ids) if x is not None and ids is not None else {}
     for name, module in network.named_modules():
@@ -55,9 +57,11 @@ def describe_model(model: Any, weights: Path | None = None, data: Any = None, sa
             count = sum(parameter.numel() for parameter in module.parameters())
             own = f", {count:,} parameters" if count else ""
             lines.append(f"  {name}: {module}{own}{rates.get(name, '')}")
-    known = {name for name, _ in network.named_modules()}
+    for name, weights_ in network.named_parameters(recurse=False):
+        lines.append(f"  {name}: {list(weights_.shape)}, {weights_.numel():,} parameters{rates.get(name, '')}")
+    known = {name for name, _ in [*network.named_modules(), *network.named_parameters(recurse=False)]}
     lines += [f"  {name}{told}" for name, told in rates.items() if name not in known]  # neurons that are no module of their own
-    return lines + _spike_only(network, x)
+    return lines + _spike_only(network, x, inputs)
 
 
 def _language(model: SpikeGPT) -> list[str]:
@@ -89,10 +93,10 @@ def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str
     return words
 
 
-def _spike_only(network: nn.Module, x: Tensor | None) -> list[str]:
-    """Whether every layer with weights is fed with spikes, and each one that is not."""
-    if isinstance(network, SpikingNetwork):
-        found, basis = inputs_of(network), "by its structure"
+def _spike_only(network: nn.Module, x: Tensor | None, inputs: dict[str, Flow] | None) -> list[str]:
+    """Whether every layer with weights is fed with spikes, and each one that is not; `inputs` of a network that says it itself."""
+    if isinstance(network, SpikingNetwork) or inputs is not None:
+        found, basis = inputs_of(network) if inputs is None else inputs, "by its structure"
     elif x is None:
         return ["spike-only: not known; what flows in a wrapped module shows on data (--data)"]
     else:

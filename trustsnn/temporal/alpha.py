@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError, ModelContractError
+from trustsnn.models.flow import SPIKES, Flow
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.rng import stream
 from trustsnn.temporal.events import drawn, in_order, padded
@@ -176,6 +177,10 @@ class AlphaNetwork(nn.Module):
         pixels = x.flatten(1)
         hidden = self._layer(torch.where(pixels > 0, 1 - pixels, self.settings["horizon"]), self.hidden, self.hidden_pulses)
         return hidden, self._layer(hidden, self.output, self.output_pulses)
+
+    def inputs(self) -> dict[str, Flow]:
+        """What each layer is fed with: spikes, of pixels and of the layer before."""
+        return {"hidden": SPIKES, "output": SPIKES}
 
     def unroll(self, x: Tensor, generator: Generator = None) -> Trace:
         """The logits as a trace of one step; there is no membrane at a step, the logits stand for it."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trustsnn.encoders import Generator
 from trustsnn.errors import ConfigError, ModelContractError
+from trustsnn.models.flow import SPIKES, Flow
 from trustsnn.models.spec import ModelSpec, Trace
 from trustsnn.rng import stream
 from trustsnn.temporal.events import drawn, in_order, latency_times, padded
@@ -159,6 +160,10 @@ class S4NN(nn.Module):
             hidden = unit_gradient(hidden)
         output, membrane = first_spikes(hidden, self.output, self.threshold, self.last)
         return hidden, unit_gradient(output) if self.training else output, membrane
+
+    def inputs(self) -> dict[str, Flow]:
+        """What each layer is fed with: spikes, of pixels and of the layer before."""
+        return {"hidden": SPIKES, "output": SPIKES}
 
     def unroll(self, x: Tensor, generator: Generator = None) -> Trace:
         """Per-step logits, whose mean is what `forward` gives, spikes of both layers, and the membranes of the outputs."""
