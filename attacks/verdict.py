@@ -232,7 +232,8 @@ def input_rounded(changed: NDArray[np.bool_], elsewhere: NDArray[np.bool_], leve
         _finding(
             "input-rounded",
             f"Rounding pixels to {levels} levels changed not one output of {len(changed)} samples, and rounding them as coarsely "
-            f"elsewhere changed {many}: the model rounds its input inside, or codes it into times of spikes, so its gradient is not that of the function it computes.",
+            f"elsewhere changed {many}: the model rounds its input inside, or codes it into times of spikes, so its gradient is not "
+            "that of the function it computes.",
             {"levels": levels, "changed_elsewhere": many, "count": len(changed), "p_value": p_value},
             LEVEL,
             "Guo 2018 as broken by Athalye 2018; trustsnn's own test",

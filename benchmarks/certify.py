@@ -13,6 +13,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,8 +149,20 @@ def _table(report: Report, title: str, norm: str, found: dict[Any, list[dict[str
         raw[f"{name}, {label}, {method}"] = [e["radius"] if e["prediction"] == e["label"] else None for e in entries]
     columns = ["network", "trained", "method", "correct", *(f"{radius:g}" for radius in radii)]
     report.table(
-        f"Certified accuracy at {title} radii", columns, rows, "95 % intervals: Wilson. One that abstains is not correct.", raw
+        f"Certified accuracy at {title} radii",
+        columns,
+        rows,
+        f"95 % intervals: Wilson. One that abstains is not correct.{_reach(norm, given)}",
+        raw,
     )
+
+
+def _reach(norm: str, given: Namespace) -> str:
+    """Up to where a certificate from draws can reach at all."""
+    if norm != "l2":
+        return ""
+    most = given.sigma * NormalDist().inv_cdf(0.001 ** (1 / given.draws))
+    return f" With {given.draws:,} draws and sigma {given.sigma:g} no radius is larger than {most:.2f}."
 
 
 def _attack_table(report: Report, entries: dict[Any, list[dict[str, Any]]], left: dict[tuple[str, str], Any], eps: float) -> None:

@@ -148,7 +148,7 @@ def table(report: Report, given: Namespace, eps: float, found: dict[str, Trained
             ]
         )
         raw.append({"name": name, "seconds": each.seconds, **{key: int(value.sum()) for key, value in right.items()}})
-    ensemble = f"ensemble, {given.profile}"
+    ensemble, first = f"ensemble, {given.profile}", parse_eps(given.eps.split(",")[0])
     columns = [
         "recipe",
         "epochs",
@@ -163,7 +163,8 @@ def table(report: Report, given: Namespace, eps: float, found: dict[str, Trained
     ]
     note = (
         f"{len(test)} test images; 95 % intervals: Wilson, and of paired differences in points (Bonett and Price). A sample is robust if it "
-        "is right without and under the attack; the ensemble's column counts what any attack broke. Times are ratios to standard training."
+        "is right without and under the attack; the ensemble's column counts what any attack broke. Times are ratios to standard training. "
+        f"Whatever the eps of a table, recipes are {', '.join(recipes(float(f'{first:.3g}')).values())}."
     )
     report.table(f"eps {eps:g}", columns, rows, note, raw)
 

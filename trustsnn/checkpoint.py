@@ -90,7 +90,11 @@ def check_out(out: Path, training: dict[str, Any]) -> None:
         return
     except (OSError, ValueError, AttributeError):
         kept = {}
-    if not kept or not training or any(canonical_json(kept.get(name)) != canonical_json(value) for name, value in training.items()):
+    if (
+        not kept
+        or not training
+        or any(canonical_json(kept.get(name)) != canonical_json(value) for name, value in training.items())
+    ):
         raise ConfigError(f"{out} holds another checkpoint, which would be lost. Choose another --out, or remove it.")
 
 

@@ -68,7 +68,8 @@ def harden(
         settings: of both audits; see `trustsnn.audit`.
 
     Raises:
-        ConfigError: the model cannot be trained here, the recipe does not fit it, or `out` holds another checkpoint; and what `trustsnn.audit` raises.
+        ConfigError: the model cannot be trained here, the recipe does not fit it, `out` holds another checkpoint; and what
+            `trustsnn.audit` raises.
     """
     out, config = Path(out), config or TrainConfig()
     chosen = parse(recipe) if isinstance(recipe, str) else recipe
