@@ -297,7 +297,7 @@ def train_and_save(
         settings["epochs"] = enough_epochs(sets["train"], settings["batch_size"])
     config = TrainConfig(**settings, seed=seed)
     said = {"recipe": recipe, "data": sets["train"].sha256, "seed": seed, **(start or {})}
-    check_out(out, said)
+    check_out(out, {"recipe": recipe} if (out / "training").exists() else said)  # the state there says itself how it came about
     begun = time.perf_counter()
     zeros = zero_masks(network) if keep_zeros else {}
     with TrainingReporter(quiet) as reporter, masked(network, zeros):
