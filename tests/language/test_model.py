@@ -175,3 +175,11 @@ def test_a_prompt_or_temperature_that_cannot_be_is_refused(network):
         generate(network, 3, prompt="§")
     with pytest.raises(ConfigError, match="temperature"):
         generate(network, 3, temperature=float("nan"))
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        model = SpikeGPT([chr(0x4E00 + i) for i in range(2)], SpikeGPTConfig(width=768, layers=18, context=1024))
+    symbols = 50_277  # of the tokeniser of GPT-NeoX, with which arXiv 2302.13939 has 216 M
+    count = sum(p.numel() for p in model.parameters()) + 2 * (symbols - 2) * 768
+    assert count == pytest.approx(216e6, rel=0.003)

@@ -26,6 +26,8 @@ _OWN = {
 }
 """The options that some methods alone have, and which."""
 
+_WIDTH = 160  # of the table, so that no name of a layer and no interval is cut off
+
 
 @takes_key
 def convert(
@@ -122,7 +124,7 @@ def convert(
         shown.add_column(column, justify="right" if place else "left")
     for row in table.rows(found):
         shown.add_row(*row)
-    Console(highlight=False).print(shown)
+    Console(highlight=False, width=_WIDTH).print(shown)
     levels = "" if given is None else "nearest spike count to the "
     typer.echo(
         f"Activations that differ from the {levels}ANN's, in the network and in each layer alone, given the ANN's input to it."

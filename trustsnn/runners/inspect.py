@@ -95,8 +95,10 @@ def _rates(network: nn.Module, x: Tensor, ids: tuple[str, ...]) -> dict[str, str
 
 def _spike_only(network: nn.Module, x: Tensor | None, inputs: dict[str, Flow] | None) -> list[str]:
     """Whether every layer with weights is fed with spikes, and each one that is not; `inputs` of a network that says it itself."""
-    if isinstance(network, SpikingNetwork) or inputs is not None:
-        found, basis = inputs_of(network) if inputs is None else inputs, "by its structure"
+    if inputs is not None:
+        found, basis = inputs, "by its structure"
+    elif isinstance(network, SpikingNetwork):
+        found, basis = inputs_of(network), "by its structure"
     elif x is None:
         return ["spike-only: not known; what flows in a wrapped module shows on data (--data)"]
     else:
