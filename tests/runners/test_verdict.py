@@ -17,6 +17,7 @@ from trustsnn.models import build
 from trustsnn.neurons import STBP, SpikingNeuron, Surrogate
 from trustsnn.runners import findings
 from trustsnn.runners.rounding import of_input
+from trustsnn.temporal import S4NN
 from trustsnn.training import TrainConfig, train
 
 
@@ -176,6 +177,14 @@ class Coarse(nn.Module):
     def forward(self, x):
         logits = self.model(x)
         return logits + (nn.functional.one_hot(logits.argmax(1), 10) - logits).detach()
+
+
+def test_a_bundled_network_that_codes_pixels_into_times_is_not_named_for_it(digits_test):
+    model = S4NN(input_shape=(1, 8, 8), classes=10, hidden=12, last=32, threshold=20.0)
+    x = torch.from_numpy(digits_test.batch(range(32))[0])
+    with frozen(model):
+        assert of_input(model, x)
+    assert not [each for each in findings.of_the_model(model, x, 10) if each["type"] == "input-rounded"]
 
 
 def test_rounding_is_seen_through_spike_counts(digits_train, digits_test):

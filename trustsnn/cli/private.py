@@ -68,8 +68,8 @@ def convert_privately(given: Mapping[str, Any]) -> None:
     ann = load_network(given["model"])
     quiet, epochs = given["quiet"], training.epochs if training else 0
     settings = {name: value for name, value in asdict(how).items() if name != "steps"}
-    told_of = {"recipe": "convert", "method": "private", "ann": model_hash(ann), **settings}
-    check_out(out, told_of)
+    said = {"recipe": "convert", "method": "private", "ann": model_hash(ann), **settings}
+    check_out(out, said)
     with Reporter(quiet) as reporter:
         network, made = convert_privately(
             ann, how, out,
@@ -80,7 +80,7 @@ def convert_privately(given: Mapping[str, Any]) -> None:
                 lambda row: reporter.line(f"[{row['epoch']}/{epochs}] loss {row['loss']:.4f}"),
             ),
         )  # fmt: skip
-    trustsnn.save(network, out, training=told_of)
+    trustsnn.save(network, out, training=said)
     same = agreement(network, ann, made)
     typer.echo(
         f"{out}: the ANN's class for {same['value']:.2%} of {same['count']} synthetic images "

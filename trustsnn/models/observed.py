@@ -36,7 +36,8 @@ comes."""
 _POOLS = {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)} | {"mean"}
 _SHAPES = {
     "flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "getitem", "select", "narrow",
-    "expand", "expand_as", "repeat", "unbind", "split", "chunk", "contiguous", "clone", "detach", "to", "float", "double", "dropout",
+    "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "stack", "cat", "unbind", "split", "chunk", "contiguous", "clone", "detach",
+    "to", "float", "double", "dropout",
 }  # fmt: skip
 _AFFINE = {"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "div", "truediv", "itruediv", "neg", "batch_norm"}
 """Averages of a window, what moves values about, and what scales and shifts them: a signal keeps its kind behind these."""
@@ -96,14 +97,16 @@ class _Watch(TorchFunctionMode):
         return result
 
     def _kept(self, function: str, operands: list[Tensor]) -> Flow | None:
-        """What comes of the first operand where the function leaves it what it is."""
+        """What the operands are, where they are all the same and the function leaves them that."""
+        if not self.stack or function not in _POOLS | _SHAPES | _AFFINE:
+            return None
         signals = [each for each in operands if each.untyped_storage().data_ptr() not in self.weights]
         flow = _marked(signals[0]) if signals else None
         if function in _POOLS and signals and (_binary(signals[0]) or (flow is not None and flow.kind == "averages")):
-            return Flow("averages", f"averages of spikes ({self.stack[-1]})") if self.stack else None
-        if function in _SHAPES or (function in _AFFINE and flow is not None and flow.kind == "encoder" and len(signals) == 1):
-            return flow
-        return None
+            return Flow("averages", f"averages of spikes ({self.stack[-1]})")
+        if flow is None or any(_marked(each) != flow for each in signals):
+            return None
+        return flow if function in _SHAPES or (function in _AFFINE and flow.kind == "encoder") else None
 
     def _note(self, function: str, operands: list[Tensor], result: Any) -> None:
         signals = [each for each in operands if each.untyped_storage().data_ptr() not in self.weights]

@@ -22,7 +22,6 @@ from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.data import Dataset
 from trustsnn.interop import WrappedModel
 from trustsnn.models.contract import check_contract
-from trustsnn.models.network import SpikingNetwork
 from trustsnn.models.spec import ModelSpec
 from trustsnn.rng import Draws
 from trustsnn.runners import rounding
@@ -49,7 +48,7 @@ def of_the_model(model: nn.Module, x: Tensor, classes: int) -> Findings:
     if isinstance(model, WrappedModel):
         found = [_with_state(each, model.left_behind(x)) for each in found] if found else model.notes(x)
     spec: ModelSpec = model.spec  # type: ignore[assignment]
-    coded = isinstance(model, SpikingNetwork) and spec.encoder != "direct"  # into times of spikes, as its spec says
+    coded = not isinstance(model, WrappedModel) and spec.encoder != "direct"  # into times of spikes, as its spec says
     if any(map(doubtful, found)) or is_stochastic(model) or spec.domain != "image" or coded:
         return found
     with frozen(model):
