@@ -37,6 +37,8 @@ BASELINES = ("conv", "vgg9:0.25")
 NETWORKS = (
     "resnet-small",
     "sew-resnet-small",
+    "sew-resnet-small/and",
+    "sew-resnet-small/iand",
     "ms-resnet-small",
     "spikformer-small",
     "spikingformer-small",
@@ -82,7 +84,7 @@ def main() -> None:
         *(f"points above {name}" for name in baselines),
     ]  # fmt: skip
     note = (
-        f"{given.steps} time steps, batches of {given.batch}, AdamW, one seed ({given.seed}); a number behind a name multiplies the channels. "
+        f"{given.steps} time steps, batches of {given.batch}, AdamW, one seed ({given.seed}); a number behind a name multiplies the channels, a word is how shortcuts join (`add` if none). "
         "Training: processor time. Wilson's interval; differences are paired by image; normal intervals, 95 %. They are over the test "
         "images and know nothing of what another seed would give."
     )
@@ -98,8 +100,9 @@ def main() -> None:
 def fitted(given: Namespace, name: str, data: Dataset, test: Dataset, outcomes: Outcomes) -> Row:
     """One network trained, from `outcomes` if it is there."""
     kind, _, channels = name.partition(":")
+    kind, _, merge = kind.partition("/")
     model = build(
-        kind, input_shape=data.sample_shape, classes=len(data.classes), steps=given.steps, channels=float(channels or 1),
+        kind, **({"merge": merge} if merge else {}), input_shape=data.sample_shape, classes=len(data.classes), steps=given.steps, channels=float(channels or 1),
         seed=given.seed,
     )  # fmt: skip
     pace = seconds_a_step(given, model, data, outcomes)
