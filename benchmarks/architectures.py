@@ -84,7 +84,8 @@ def main() -> None:
         *(f"points above {name}" for name in baselines),
     ]  # fmt: skip
     note = (
-        f"{given.steps} time steps, batches of {given.batch}, AdamW, one seed ({given.seed}); a number behind a name multiplies the channels, a word is how shortcuts join (`add` if none). "
+        f"{given.steps} time steps, batches of {given.batch}, AdamW, one seed ({given.seed}); a number behind a name multiplies the channels, "
+        "a word is how shortcuts join (`add` if none). "
         "Training: processor time. Wilson's interval; differences are paired by image; normal intervals, 95 %. They are over the test "
         "images and know nothing of what another seed would give."
     )
@@ -101,9 +102,10 @@ def fitted(given: Namespace, name: str, data: Dataset, test: Dataset, outcomes: 
     """One network trained, from `outcomes` if it is there."""
     kind, _, channels = name.partition(":")
     kind, _, merge = kind.partition("/")
+    joined = {"merge": merge} if merge else {}
     model = build(
-        kind, **({"merge": merge} if merge else {}), input_shape=data.sample_shape, classes=len(data.classes), steps=given.steps, channels=float(channels or 1),
-        seed=given.seed,
+        kind, input_shape=data.sample_shape, classes=len(data.classes), steps=given.steps, channels=float(channels or 1),
+        seed=given.seed, **joined,
     )  # fmt: skip
     pace = seconds_a_step(given, model, data, outcomes)
     epochs, per_epoch = schedule(60 * given.minutes / pace, len(data) // given.batch)
