@@ -61,7 +61,9 @@ def kinds(given: Namespace) -> dict[str, Kind]:
 
 def network(name: str, kind: Kind, data: Dataset, given: Namespace) -> SpikingNetwork:
     """The trained network, from its folder if it is there; a training that was killed goes on."""
-    arguments = {"input_shape": data.sample_shape, "classes": len(data.classes), "steps": given.steps, **kind.settings}
+    name, _, channels = name.partition(":")
+    size = {"channels": float(channels)} if channels else {}
+    arguments = {"input_shape": data.sample_shape, "classes": len(data.classes), "steps": given.steps, **size, **kind.settings}
     made = [name, arguments, given.epochs, given.train, kind.recipe.describe() if kind.recipe else None]
     folder = given.models / f"certify-{name}-{trustsnn.canonical.sha256_of(made)[:12]}"
     if (folder / "manifest.json").is_file():
@@ -187,7 +189,7 @@ def _share(figure: Any) -> str:
 
 def _arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--networks", default="mlp,conv", help="with commas (default %(default)s)")
+    add("--networks", default="mlp,conv:0.25", help="NAME or NAME:CHANNELS with commas (default %(default)s)")
     add("--steps", type=int, default=4, help="time steps (default %(default)s)")
     add("--epochs", type=int, default=12, help="of each training (default %(default)s)")
     add("--train", type=int, default=20000, help="training images (default %(default)s)")
