@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from trustsnn.attacks import PGD
 from trustsnn.attacks.autoattack import SNNAutoAttack
 from trustsnn.blocks import frozen, predict
 from trustsnn.defenses.certify.votes import votes
@@ -52,12 +51,12 @@ def test_the_ensemble_breaks_no_verified_sample(method, contents, models, few):
     assert broken_outside > 0  # the attack can break what is not certified
 
 
-def test_no_attack_on_the_smoothed_classifier_turns_its_vote(contents, models, few):
+def test_the_ensemble_turns_no_vote_of_the_smoothed_classifier(contents, models, few):
     model, settings = models["smoothing"], contents["smoothing"]["settings"]
     noisy, turned = Noisy(model, settings["sigma"]), 0
     for x, y, name, radius in zip(*samples(contents["smoothing"], few), strict=True):
         for factor in (0.999, 20):
-            found = PGD(eps=factor * radius, norm="l2", steps=10, eot=8)(noisy, x[None], y[None], [name])[0]
+            found = SNNAutoAttack(eps=factor * radius, norm="l2", profile="quick", eot=4)(noisy, x[None], y[None], [name])[0]
             with frozen(model):
                 counts = votes(model, found, name, 300, seed=7, task="attack", sigma=settings["sigma"])
             right = int(counts.argmax()) == int(y)
@@ -66,11 +65,11 @@ def test_no_attack_on_the_smoothed_classifier_turns_its_vote(contents, models, f
     assert turned > 0
 
 
-def test_no_attack_within_the_rate_radius_turns_the_vote(contents, models, few):
+def test_the_ensemble_turns_no_vote_within_the_rate_radius(contents, models, few):
     model, turned = models["rate"], 0
     for x, y, name, radius in zip(*samples(contents["rate"], few), strict=True):
         for factor in (0.999, 200):
-            found = PGD(eps=factor * radius, norm="l1", steps=10, eot=4)(model, x[None], y[None], [name])[0]
+            found = SNNAutoAttack(eps=factor * radius, norm="l1", profile="quick", eot=4)(model, x[None], y[None], [name])[0]
             with frozen(model):
                 right = int(votes(model, found, name, 300, seed=7, task="attack").argmax()) == int(y)
             assert right or factor > 1
