@@ -97,8 +97,8 @@ def convert(
         return calibrated(ann, method, steps, calibration)
     if method not in METHODS:
         raise ConfigError(f"Unknown conversion {method!r}. Known: {', '.join([*METHODS, *CALIBRATIONS])}.")
-    check_foldable(ann, residual=True)
     levels = levels_of(ann)
+    check_foldable(ann, residual=True)
     how = METHODS[method]
     steps = _steps(method, levels, steps)
     given = dict(ann.architecture.get("arguments", {}))
