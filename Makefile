@@ -113,6 +113,7 @@ results-hardening: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/dp_audit.py --threads 1 --seeds 5 --json docs/results/data/hardening/dp_audit.json
 	$(BENCH)/bin/python benchmarks/private.py --threads 1 --json docs/results/data/hardening/private.json
 	$(BENCH)/bin/python benchmarks/certify.py --threads 1 --networks mlp --samples 200 --json docs/results/data/hardening/certify.json
+	$(BENCH)/bin/python benchmarks/certify.py --threads 1 --networks conv:0.25 --samples 100 --json docs/results/data/hardening/certify-conv.json
 	$(BENCH)/bin/python benchmarks/seal.py --threads 1 --json docs/results/data/hardening/seal.json
 	$(BENCH)/bin/python benchmarks/table.py hardening
 
