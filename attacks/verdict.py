@@ -215,26 +215,26 @@ def tied(ties: NDArray[np.bool_]) -> list[dict[str, Any]]:
     ]
 
 
-def input_rounded(changed: NDArray[np.bool_], elsewhere: NDArray[np.bool_], levels: int, tests: int = 1) -> list[dict[str, Any]]:
-    """Finding where rounding pixels to `levels` levels changes the output of no sample, and rounding them as coarsely elsewhere
+def input_rounded(elsewhere: NDArray[np.bool_], levels: int, tests: int) -> list[dict[str, Any]]:
+    """Finding where rounding pixels to `levels` levels changed the output of no sample, and rounding them as coarsely elsewhere
     that of so many that it is no chance: the model rounds its input there itself (sign test at level 0.01, each p times `tests`).
 
     Args:
-        changed, elsewhere: for each sample whether its output changed by either.
+        elsewhere: for each sample whether its output changed by rounding elsewhere.
         levels: of a pixel.
         tests: numbers of levels that were tried.
     """
     many = int(elsewhere.sum())
     p_value = min(1.0, tests * 0.5**many)
-    if changed.any() or p_value >= LEVEL:
+    if p_value >= LEVEL:
         return []
     return [
         _finding(
             "input-rounded",
-            f"Rounding pixels to {levels} levels changed not one output of {len(changed)} samples, and rounding them as coarsely "
+            f"Rounding pixels to {levels} levels changed not one output of {len(elsewhere)} samples, and rounding them as coarsely "
             f"elsewhere changed {many}: the model rounds its input inside, or codes it into times of spikes, so its gradient is not "
             "that of the function it computes.",
-            {"levels": levels, "changed_elsewhere": many, "count": len(changed), "p_value": p_value},
+            {"levels": levels, "changed_elsewhere": many, "count": len(elsewhere), "p_value": p_value},
             LEVEL,
             "Guo 2018 as broken by Athalye 2018; trustsnn's own test",
         )

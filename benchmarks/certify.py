@@ -163,7 +163,7 @@ def _reach(norm: str, given: Namespace) -> str:
     """Up to where a certificate from draws can reach at all."""
     if norm != "l2":
         return ""
-    most = given.sigma * NormalDist().inv_cdf(0.001 ** (1 / given.draws))
+    most = given.sigma * NormalDist().inv_cdf(Smoothing(sigma=given.sigma).alpha ** (1 / given.draws))
     return f" With {given.draws:,} draws and sigma {given.sigma:g} no radius is larger than {most:.2f}."
 
 

@@ -40,10 +40,8 @@ EPS = {("mnist", "linf"): "0.07,0.1,0.15", ("cifar10", "linf"): "2/255,4/255,8/2
 EPS |= {("mnist", "l2"): "1,1.5,2", ("cifar10", "l2"): "0.05,0.1,0.2"}
 LAST = "snn-autoattack, full"
 AGAIN, STARTS = ("own", "ASSG"), 10  # single estimators that also get about the time of the ensemble
-LONG, LONGER = (
-    "ASSG",
-    (10, 16),
-)  # and the one that breaks most, which also gets it in one run, and with 16 times the steps all of it
+LONG = "ASSG"  # and the one that breaks most, which also gets
+LONGER = (10, 16)  # so many times the steps in one run: with 16 about all of the ensemble's time
 KEPT = Path("docs/results/data/attacks/outcomes")
 Correct = NDArray[np.bool_]
 

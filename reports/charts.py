@@ -141,11 +141,16 @@ def _panel(
             "guessing", (-0.03 * right, 100 * chance), xytext=(2, 4), textcoords="offset points", color=MUTED, fontsize=11
         )
     axis.set_xlim(-0.03 * right, 1.12 * right)
-    axis.set_ylim(0, 108)
-    axis.set_yticks([0, 25, 50, 75, 100])
     axis.set_xticks(labelled)
     axis.set_xticklabels([eps_text(tick) for tick in labelled])
     axis.set_xlabel(axis_text(norm), color=MUTED)
+    in_per_cent(axis)
+
+
+def in_per_cent(axis: Axes) -> None:
+    """The share that is correct, as the vertical axis of every curve has it."""
+    axis.set_ylim(0, 108)
+    axis.set_yticks([0, 25, 50, 75, 100])
     axis.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
     axis.grid(axis="y", color=LINE, linewidth=1)
     axis.spines["left"].set_visible(False)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trustsnn.reports.charts import INK, LINE, MUTED, SERIES, apart, svg
+from trustsnn.reports.charts import INK, MUTED, SERIES, apart, in_per_cent, svg
 from trustsnn.reports.record import Json
 from trustsnn.reports.wording import percent
 
@@ -52,15 +52,10 @@ def drift(rows: Sequence[Json], width: int, prefix: str) -> str:
             text = percent(value).replace(" %", "")
             panel.annotate(text, (x, 100 * value), xytext=(6, 8), textcoords="offset points", color=INK, fontsize=12)
         panel.set_xlim(at[0] - 0.03 * span, at[-1] + 0.12 * span)
-        panel.set_ylim(0, 108)
-        panel.set_yticks([0, 25, 50, 75, 100])
         panel.set_xticks(labelled(at, width))
         panel.set_xticklabels([duration(rows[at.index(x)]["time"]) for x in labelled(at, width)])
         panel.set_xlabel("time since the weights were programmed", color=MUTED)
-        panel.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
-        panel.grid(axis="y", color=LINE, linewidth=1)
-        panel.spines["left"].set_visible(False)
-        panel.tick_params(length=0, labelcolor=MUTED, pad=6)
+        in_per_cent(panel)
         lines = reversed(panel.get_legend_handles_labels()[0])
         panel.legend(
             handles=list(lines), frameon=False, fontsize=11, labelcolor=INK, ncols=3, loc="upper left", bbox_to_anchor=(-0.04, -0.2),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trustsnn.canonical import canonical_json
-from trustsnn.reports.charts import INK, LINE, MUTED, SERIES, svg
+from trustsnn.reports.charts import INK, MUTED, SERIES, in_per_cent, svg
 from trustsnn.reports.record import Json, Record, is_attack, is_clean
 from trustsnn.reports.wording import attack_text, estimator_text, percent, setting_text
 
@@ -89,14 +89,9 @@ def effort(curves: Sequence[Json], clean: float, width: int, prefix: str) -> str
             panel.annotate(last, (at[-1], value[-1]), xytext=(8, 4), textcoords="offset points", color=INK, fontsize=12)
         numbers = sorted({point["number"] for curve in curves for point in curve["points"]})
         panel.set_xlim(numbers[0] / 1.1, numbers[-1] * (numbers[-1] / numbers[0]) ** 0.12)
-        panel.set_ylim(0, 108)
-        panel.set_yticks([0, 25, 50, 75, 100])
         panel.set_xticks(numbers, map(str, numbers))
         panel.minorticks_off()
         panel.set_xlabel(curves[0]["setting"], color=MUTED)
-        panel.set_title("correct, %", loc="left", color=MUTED, fontsize=12, pad=8)
-        panel.grid(axis="y", color=LINE, linewidth=1)
-        panel.spines["left"].set_visible(False)
-        panel.tick_params(length=0, labelcolor=MUTED, pad=6)
+        in_per_cent(panel)
 
     return svg(draw, (1, 1), (width, 330 if width > 480 else 260), prefix)

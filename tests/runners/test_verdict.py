@@ -194,7 +194,7 @@ def test_rounding_is_seen_through_spike_counts(digits_train, digits_test):
     with frozen(model):
         assert not of_input(model, x)
         for steps in (7, 31):
-            (found,) = of_input(Rounding(model, steps=steps).eval(), x)
+            (found,) = of_input(Rounding(model, steps=steps), x)
             assert found["evidence"]["levels"] == steps + 1
 
 

@@ -38,7 +38,7 @@ def of_input(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
                 break
             there = predict(model, _rounded(moved, levels, _uniform(x, "elsewhere", levels, draw)))
             elsewhere = np.append(elsewhere, (there != before).any(1).numpy())
-            found = input_rounded(np.zeros_like(elsewhere), elsewhere, levels, len(TRIED))
+            found = input_rounded(elsewhere, levels, len(TRIED))
             if found:
                 return found
             if not elsewhere.any():  # outputs of so few levels that this would take too many draws
