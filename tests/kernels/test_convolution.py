@@ -54,6 +54,23 @@ def dense(x, weight, bias, g):
     return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_layer_in_training_that_reads_few_channels_equals_the_dense_one(channels, bias):
+    layer = nn.Conv2d(channels, 32, 3, stride=2, padding=1, bias=bias)
+    x = sparse(4, channels, 12, 15, density=0.9, graded=True)
+    got, expected = [], []
+    for results, through in ((got, Synapses(layer)), (expected, layer)):
+        images = x.clone().requires_grad_()
+        out = through(images)
+        slopes = torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])
+        results += [out, *slopes]
+        if results is got:
+            assert type(out.grad_fn).__name__ == "_ConvolveBackward"
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 @pytest.mark.parametrize(("density", "graded"), [(0.0, False), (0.2, False), (0.2, True), (0.9, False), (0.9, True)])
 def test_convolution_and_its_gradients_equal_the_dense_ones(name, density, graded):
@@ -154,17 +171,18 @@ def test_winograd_is_for_3x3_with_stride_1_alone():
         assert not convolution.tiles(weight, g)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("g", [GEOMETRIES[n][3] for n in ("plain", "strided", "dilated", "overpadded")])
-def test_few_outputs_equal_the_dense_convolution(g):
+def test_few_outputs_equal_the_dense_convolution(g, channels):
     torch.manual_seed(5)
-    weight, bias, x = torch.randn(32, 3, 3, 3), torch.randn(3), torch.randn(2, 3, 9, 11)
+    weight, bias, x = torch.randn(32, channels, 3, 3), torch.randn(channels), torch.randn(2, channels, 9, 27)
     assert convolution.few(weight, g, transposed=True)
     assert not convolution.few(weight, g)
     to_out = torch.randn_like(dense(x, weight, None, g))
     expected = torch.nn.grad.conv2d_input(x.shape, weight, to_out, g.stride, g.padding, g.dilation)
     back = convolution.pack(weight, transposed=True, method="few")
-    torch.testing.assert_close(convolution.input_gradient(to_out, back, (9, 11), g), expected, rtol=1e-4, atol=1e-4)
-    ahead = torch.randn(3, 32, 3, 3)
+    torch.testing.assert_close(convolution.input_gradient(to_out, back, (9, 27), g), expected, rtol=1e-4, atol=1e-4)
+    ahead = torch.randn(channels, 32, 3, 3)
     assert convolution.few(ahead, g)
     torch.testing.assert_close(
         convolution.convolve(to_out, convolution.pack(ahead, method="few"), bias, g),

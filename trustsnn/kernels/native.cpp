@@ -217,6 +217,36 @@ void trustsnn_channel_sums(const float *from, int64_t pixels, int64_t channels, 
     PICK(channel_sums(from, pixels, channels, threads, sums))
 }
 
+// Batch normalisation from the [2][channels] totals of those: `exact` becomes the mean and standard deviation, `rounded` the scale and
+// shift that normalise by them, the mean, and the unbiased variance.
+void trustsnn_channel_affine(const double *sums, const float *from, const float *gamma, const float *beta, int64_t pixels,
+                             int64_t channels, double eps, double *exact, float *rounded) {
+    const double unbiased = static_cast<double>(pixels) / static_cast<double>(pixels - 1);
+    for (int64_t i = 0; i < channels; i++) {
+        const double first = sums[i] / pixels, biased = sums[channels + i] / pixels - first * first;
+        const double mean = first + from[i], variance = biased < 0 ? 0 : biased, spread = std::sqrt(variance + eps);
+        const double scale = gamma[i] / spread;
+        exact[i] = mean, exact[channels + i] = spread;
+        rounded[i] = static_cast<float>(scale), rounded[channels + i] = static_cast<float>(beta[i] - mean * scale);
+        rounded[2 * channels + i] = static_cast<float>(mean);
+        rounded[3 * channels + i] = static_cast<float>(variance * unbiased);
+    }
+}
+
+// Its gradient g from the [2][channels] sums of g and of g times x: `gradients` becomes dLoss/dgamma and dLoss/dbeta, and `by` what makes
+// dLoss/dx = scale (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) / spread, of g and x in trustsnn_channel_combine.
+void trustsnn_channel_slopes(const double *sums, const double *mean, const double *spread, const float *gamma, int64_t pixels,
+                             int64_t channels, float *by, float *gradients) {
+    for (int64_t i = 0; i < channels; i++) {
+        const double to_beta = sums[i], to_gamma = (sums[channels + i] - to_beta * mean[i]) / spread[i];
+        const double slope = -static_cast<double>(gamma[i]) * to_gamma / (spread[i] * spread[i] * pixels);
+        const float scale = static_cast<float>(gamma[i] / spread[i]);
+        by[i] = scale, by[channels + i] = static_cast<float>(slope);
+        by[2 * channels + i] = static_cast<float>(-static_cast<double>(scale) * to_beta / pixels - slope * mean[i]);
+        gradients[i] = static_cast<float>(to_gamma), gradients[channels + i] = static_cast<float>(to_beta);
+    }
+}
+
 // to = to * by[0] + from * by[1] + by[2] for each channel.
 void trustsnn_channel_combine(float *to, const float *from, const float *by, int64_t pixels, int64_t channels, int64_t threads) {
     PICK(channel_combine(to, from, by, pixels, channels, threads))

@@ -63,6 +63,8 @@ def library() -> ctypes.CDLL | None:
         for name in ("pack", "pack_tiles", "pack_half_tiles"):
             getattr(found, f"trustsnn_{name}").argtypes = [pointer, pointer, ctypes.c_int64, pointer]
         found.trustsnn_channel_sums.argtypes = [pointer, *[ctypes.c_int64] * 3, pointer]
+        found.trustsnn_channel_affine.argtypes = [pointer] * 4 + [ctypes.c_int64] * 2 + [ctypes.c_double, pointer, pointer]
+        found.trustsnn_channel_slopes.argtypes = [pointer] * 4 + [ctypes.c_int64] * 2 + [pointer] * 2
         found.trustsnn_channel_combine.argtypes = [pointer] * 3 + [ctypes.c_int64] * 3
         found.trustsnn_count.argtypes, found.trustsnn_count.restype = [pointer, ctypes.c_int64, ctypes.c_int64], ctypes.c_int64
         found.trustsnn_convolve.restype = ctypes.c_int64

@@ -217,30 +217,47 @@ static inline int64_t source(int64_t place, int64_t up, int64_t size) {
     return place < size ? place : -1;
 }
 
+// PIXELS neighbours of a row of results from `column` on; more than one where no tap of theirs is outside of its row.
+template <int OUTPUTS, int PIXELS>
+static inline void convolve_few_pixels(const Shape &s, int64_t row, int64_t column, const float *image, const float *weight,
+                                       const float *bias, float *out) {
+    const int64_t line = s.width * s.inputs, apart = s.stride_w * s.inputs, left = column * s.stride_w - s.left;
+    V sums[PIXELS][OUTPUTS] = {};
+    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
+        const int64_t y = source(row * s.stride_h + ky * s.dilation_h - s.top, s.up_h, s.height);
+        if (y < 0) continue;
+        for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+            const int64_t x = source(left + kx * s.dilation_w, s.up_w, s.width);
+            if (x < 0) continue;
+            const float *from = image + y * line + x * s.inputs, *w = weight + (ky * s.kernel_w + kx) * OUTPUTS * s.inputs;
+            for (int64_t i = 0; i < s.inputs; i += LANES)
+                for (int o = 0; o < OUTPUTS; o++) {
+                    const V by = load(w + o * s.inputs + i);
+                    for (int p = 0; p < PIXELS; p++) sums[p][o] = multiply_add(load(from + p * apart + i), by, sums[p][o]);
+                }
+        }
+    }
+    float totals[PIXELS][OUTPUTS];
+    for (int p = 0; p < PIXELS; p++)
+        for (int o = 0; o < OUTPUTS; o++) totals[p][o] = bias ? bias[o] : 0.0f;
+    for (int lane = 0; lane < LANES; lane++)
+        for (int p = 0; p < PIXELS; p++)
+            for (int o = 0; o < OUTPUTS; o++) totals[p][o] += sums[p][o][lane];
+    std::memcpy(out + column * OUTPUTS, totals, sizeof totals);
+}
+
 template <int OUTPUTS>
 static void convolve_few_row(const Shape &s, int64_t item, const float *in, const float *weight, const float *bias, float *out) {
-    const int64_t row = item % s.rows, line = s.width * s.inputs;
-    const float *image = in + item / s.rows * s.height * line;
-    for (int64_t column = 0; column < s.columns; column++) {
-        V sums[OUTPUTS] = {};
-        for (int64_t ky = 0; ky < s.kernel_h; ky++) {
-            const int64_t y = source(row * s.stride_h + ky * s.dilation_h - s.top, s.up_h, s.height);
-            if (y < 0) continue;
-            for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-                const int64_t x = source(column * s.stride_w + kx * s.dilation_w - s.left, s.up_w, s.width);
-                if (x < 0) continue;
-                const float *from = image + y * line + x * s.inputs, *w = weight + (ky * s.kernel_w + kx) * OUTPUTS * s.inputs;
-                for (int64_t i = 0; i < s.inputs; i += LANES) {
-                    const V value = load(from + i);
-                    for (int o = 0; o < OUTPUTS; o++) sums[o] = multiply_add(value, load(w + o * s.inputs + i), sums[o]);
-                }
-            }
-        }
-        for (int o = 0; o < OUTPUTS; o++) {
-            float total = bias ? bias[o] : 0.0f;
-            for (int lane = 0; lane < LANES; lane++) total += sums[o][lane];
-            out[(item * s.columns + column) * OUTPUTS + o] = total;
-        }
+    const int PIXELS = OUTPUTS == 1 ? 8 : 4;  // whose sums are added up side by side
+    const float *image = in + item / s.rows * s.height * s.width * s.inputs;
+    const auto at = [&](int64_t column, int64_t kx) { return column * s.stride_w + kx * s.dilation_w - s.left; };
+    out += item * s.columns * OUTPUTS;
+    for (int64_t column = 0; column < s.columns;) {
+        const int64_t end = column + PIXELS;
+        if (s.up_w == 1 && end <= s.columns && at(column, 0) >= 0 && at(end - 1, s.kernel_w - 1) < s.width)
+            convolve_few_pixels<OUTPUTS, PIXELS>(s, item % s.rows, column, image, weight, bias, out), column = end;
+        else
+            convolve_few_pixels<OUTPUTS, 1>(s, item % s.rows, column++, image, weight, bias, out);
     }
 }
 

@@ -13,6 +13,18 @@ from trustsnn.kernels.lif import Layer
 from trustsnn.kernels.native import Norm, required
 
 
+class Statistics(NamedTuple):
+    """Of the channels of a batch, each [C]: mean and standard deviation in double precision; in float32 the scale and shift that
+    normalise by them, and the mean and the unbiased variance."""
+
+    mean: Tensor
+    spread: Tensor
+    scale: Tensor
+    shift: Tensor
+    rounded_mean: Tensor
+    variance: Tensor
+
+
 class Gradients(NamedTuple):
     """dLoss/dx as x, dLoss/d(gamma, beta) [C], and per sample dLoss/d(leak, threshold) [B] (double) if asked for."""
 
@@ -29,15 +41,22 @@ def fits(x: Tensor) -> bool:
     return channels_last and x.shape[1] % 16 == 0 and x.numel() > 0
 
 
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance of each channel of `x` [N, C] or [N, C, H, W], in double precision, [C]."""
-    channels = x.shape[1]
-    pixels = x.numel() // channels
+def statistics(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Statistics:
+    """Those of `x` [N, C] or [N, C, H, W] for a normalisation to `gamma` times unit variance plus `beta`."""
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    sums, exact, rounded = _sums(x), torch.empty((2, channels), dtype=torch.float64), torch.empty((4, channels))
+    required().trustsnn_channel_affine(
+        sums.data_ptr(), x.data_ptr(), gamma.data_ptr(), beta.data_ptr(), pixels, channels, eps, exact.data_ptr(), rounded.data_ptr()
+    )  # fmt: skip
+    return Statistics(*exact, *rounded)
+
+
+def _sums(x: Tensor) -> Tensor:
+    """The sums of x - x_0 and of its square for each channel, [2, C] in double precision, x_0 being the first pixel's."""
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
     sums = torch.empty((-(-pixels // 1024), 2, channels), dtype=torch.float64)
     required().trustsnn_channel_sums(x.data_ptr(), pixels, channels, torch.get_num_threads(), sums.data_ptr())
-    first, second = sums.sum(0) / pixels
-    start = x[(0, slice(None)) + (0,) * (x.dim() - 2)].double()
-    return first + start, (second - first.square()).clamp_min_(0)
+    return sums.sum(0)
 
 
 def forward(
@@ -68,13 +87,11 @@ def _address(start: Tensor | None) -> int | None:
 
 
 def backward(
-    x: Tensor, to_spikes: Tensor, given: int, layer: Layer, mean: Tensor, spread: Tensor, gamma: Tensor, beta: Tensor,
-    surrogate: str, width: float, start: Tensor | None = None, *, sums: bool,
+    x: Tensor, to_spikes: Tensor, given: int, layer: Layer, found: Statistics, gamma: Tensor, surrogate: str, width: float,
+    start: Tensor | None = None, *, sums: bool,
 ) -> Gradients:  # fmt: skip
-    """The gradients of `forward`'s spikes where scale and shift came of the batch's own `mean` and standard deviation `spread`, [C]
-    in double precision, and of `gamma` and `beta`."""
+    """The gradients of `forward`'s spikes where scale and shift came of the batch's own statistics and of `gamma`."""
     channels = x.shape[1]
-    scale, shift = affine(mean, spread, gamma, beta)
     sequence = x.unflatten(0, (given, -1))
     steps = len(to_spikes) // sequence.shape[1]
     to_spikes = lif.as_laid_out(to_spikes.unflatten(0, (steps, -1)), lif.sequence_like(sequence, steps))
@@ -88,42 +105,34 @@ def backward(
     spans = neuron.batch * -(-neuron.size // int(required().trustsnn_span(ctypes.byref(neuron))))
     channel_sums = torch.empty((spans, 2, channels), dtype=torch.float64)
     totals = torch.empty((2, neuron.batch, spans // neuron.batch) if sums else 0, dtype=torch.float64)
-    norm = Norm(channels, scale.data_ptr(), shift.data_ptr(), channel_sums.data_ptr())
+    norm = Norm(channels, found.scale.data_ptr(), found.shift.data_ptr(), channel_sums.data_ptr())
     required().trustsnn_lif_backward(
         ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), None, to_spikes.data_ptr(), out.data_ptr(),
         totals[0].data_ptr() if sums else None, totals[1].data_ptr() if sums else None,
     )  # fmt: skip
-    to_beta, with_x = channel_sums.sum(0)
-    to_gamma = _through_statistics(out, x, to_beta, with_x, mean, spread, gamma)
+    to_gamma, to_beta = _through_statistics(out, x, channel_sums.sum(0), found, gamma)
     leak, threshold = (totals[0].sum(1), totals[1].sum(1)) if sums else (None, None)
     return Gradients(out.flatten(0, 1), to_gamma, to_beta, leak, threshold)
 
 
-def backward_alone(x: Tensor, to_out: Tensor, mean: Tensor, spread: Tensor, gamma: Tensor) -> Gradients:
+def backward_alone(x: Tensor, to_out: Tensor, found: Statistics, gamma: Tensor) -> Gradients:
     """The gradients of x times scale plus shift alone."""
     out, pixels = torch.empty_like(x).copy_(to_out), x.numel() // x.shape[1]
-    to_beta, with_x = (statistics(each)[0] * pixels for each in (out, out * x))
-    return Gradients(out, _through_statistics(out, x, to_beta, with_x, mean, spread, gamma), to_beta, None, None)
+    sums = torch.stack(
+        [_sums(each)[0] + each[(0, slice(None)) + (0,) * (x.dim() - 2)].double() * pixels for each in (out, out * x)]
+    )
+    return Gradients(out, *_through_statistics(out, x, sums, found, gamma), None, None)
 
 
-def _through_statistics(
-    out: Tensor, x: Tensor, to_beta: Tensor, with_x: Tensor, mean: Tensor, spread: Tensor, gamma: Tensor
-) -> Tensor:
-    """dLoss/dgamma; `out`, dLoss/d(normalised x), becomes dLoss/dx in place. `to_beta` and `with_x` are the channels' sums of it and of
-    its product with x."""
+def _through_statistics(out: Tensor, x: Tensor, sums: Tensor, found: Statistics, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """dLoss/d(gamma, beta); `out`, dLoss/d(normalised x), becomes dLoss/dx in place. `sums` [2, C] are the channels' of it and of its
+    product with x."""
     channels, pixels = x.shape[1], x.numel() // x.shape[1]
-    scale = (gamma.double() / spread).float()
-    to_gamma = (with_x - to_beta * mean) / spread
-    # dx = scale (g - mean(g) - xhat mean(g xhat)) with xhat = (x - mean) / spread
-    slope = -gamma.double() * to_gamma / (spread.square() * pixels)
-    by = torch.stack([scale, slope.float(), (-scale.double() * to_beta / pixels - slope * mean).float()])
-    required().trustsnn_channel_combine(
-        out.data_ptr(), x.data_ptr(), by.data_ptr(), pixels, channels, torch.get_num_threads()
+    by, gradients = torch.empty((3, channels)), torch.empty((2, channels))
+    known = required()
+    known.trustsnn_channel_slopes(
+        sums.data_ptr(), found.mean.data_ptr(), found.spread.data_ptr(), gamma.data_ptr(), pixels, channels, by.data_ptr(),
+        gradients.data_ptr(),
     )  # fmt: skip
-    return to_gamma
-
-
-def affine(mean: Tensor, spread: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift [C] in float32 that normalise by `mean` and `spread`."""
-    scale = gamma.double() / spread
-    return scale.float(), (beta.double() - mean * scale).float()
+    known.trustsnn_channel_combine(out.data_ptr(), x.data_ptr(), by.data_ptr(), pixels, channels, torch.get_num_threads())
+    return gradients[0], gradients[1]

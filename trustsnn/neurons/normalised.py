@@ -17,13 +17,13 @@ from trustsnn.neurons.lif import SpikingNeuron
 class _NormalisedFire(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, leak: Tensor, threshold: Tensor, mean: Tensor, spread: Tensor,
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, leak: Tensor, threshold: Tensor, found: norm.Statistics,
         before: Tensor | None, steps: int, given: int, neuron: SpikingNeuron, resumable: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        ctx.save_for_backward(x, gamma, beta, leak, threshold, mean, spread, before)
-        ctx.settings = (given, neuron.dynamics, neuron.estimator)
+        ctx.save_for_backward(x, gamma, leak, threshold, before)
+        ctx.settings = (found, given, neuron.dynamics, neuron.estimator)
         layer = layer_of(leak, threshold, neuron.dynamics)
-        spikes, after = norm.forward(x, steps, given, layer, *norm.affine(mean, spread, gamma, beta), before, resumable=resumable)
+        spikes, after = norm.forward(x, steps, given, layer, found.scale, found.shift, before, resumable=resumable)
         ctx.mark_non_differentiable(after)
         ctx.set_materialize_grads(False)
         return spikes, after
@@ -32,16 +32,16 @@ class _NormalisedFire(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
-            return (None,) * 12
-        x, gamma, beta, leak, threshold, mean, spread, before = ctx.saved_tensors
-        given, dynamics, estimator = ctx.settings
+            return (None,) * 11
+        x, gamma, leak, threshold, before = ctx.saved_tensors
+        found, given, dynamics, estimator = ctx.settings
         learn = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-        found = norm.backward(
-            x, gradients[0], given, layer_of(leak, threshold, dynamics), mean, spread, gamma, beta,
+        to = norm.backward(
+            x, gradients[0], given, layer_of(leak, threshold, dynamics), found, gamma,
             estimator.surrogate.name, estimator.surrogate.width, before, sums=learn,
         )  # fmt: skip
-        scalars = (None if s is None else s.sum().to(leak.dtype) for s in (found.leak, found.threshold))
-        return found.x, found.gamma.to(gamma.dtype), found.beta.to(beta.dtype), *scalars, *[None] * 7
+        scalars = (None if s is None else s.sum().to(leak.dtype) for s in (to.leak, to.threshold))
+        return to.x, to.gamma, to.beta, *scalars, *[None] * 6
 
 
 def can_normalise(layer: object, neuron: object) -> bool:
@@ -80,27 +80,28 @@ def _run(
     layer: nn.BatchNorm1d | nn.BatchNorm2d, neuron: SpikingNeuron, x: Tensor, steps: int, given: int, before: Tensor | None,
     *, resumable: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    mean, spread = _statistics(layer, x)
+    found = _statistics(layer, x)
     leak, threshold = neuron.parameters_in_bounds()
     before = lif.as_laid_out(before[None], x.unflatten(0, (given, -1))[:1])[0] if before is not None else None
     return _NormalisedFire.apply(  # type: ignore[no-untyped-call,no-any-return]
-        x, layer.weight, layer.bias, leak, threshold, mean, spread, before, steps, given, neuron, resumable
+        x, layer.weight, layer.bias, leak, threshold, found, before, steps, given, neuron, resumable
     )
 
 
 class _Normalised(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-        ctx.save_for_backward(x, gamma, beta, mean, spread)
-        scale, shift = (each.view(-1, *[1] * (x.dim() - 2)) for each in norm.affine(mean, spread, gamma, beta))
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, found: norm.Statistics) -> Tensor:
+        ctx.save_for_backward(x, gamma)
+        ctx.found = found
+        scale, shift = (each.view(-1, *[1] * (x.dim() - 2)) for each in (found.scale, found.shift))
         return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, gamma, beta, mean, spread = ctx.saved_tensors
-        found = norm.backward_alone(x, gradients[0], mean, spread, gamma)
-        return found.x, found.gamma.to(gamma.dtype), found.beta.to(beta.dtype), None, None
+        x, gamma = ctx.saved_tensors
+        to = norm.backward_alone(x, gradients[0], ctx.found, gamma)
+        return to.x, to.gamma, to.beta, None
 
 
 def normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     several times slower on channels side by side."""
     if not _fast(x):
         return layer(x)  # type: ignore[no-any-return]
-    found: Tensor = _Normalised.apply(x, layer.weight, layer.bias, *_statistics(layer, x))  # type: ignore[no-untyped-call]
+    found: Tensor = _Normalised.apply(x, layer.weight, layer.bias, _statistics(layer, x))  # type: ignore[no-untyped-call]
     return found
 
 
@@ -116,15 +117,14 @@ def _fast(x: Tensor) -> bool:
     return accelerated(x) == "native" and norm.fits(x.detach()) and x.numel() // x.shape[1] > 1
 
 
-def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the batch in double precision, [C]; the layer's running statistics move."""
-    count = x.numel() // x.shape[1]
-    mean, variance = norm.statistics(x.detach())
+def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> norm.Statistics:
+    """Those of the batch; the layer's running statistics move."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.num_batches_tracked is not None
     with torch.no_grad():
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        assert layer.num_batches_tracked is not None
-        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), layer.momentum or 0.0)
-        layer.running_var.lerp_((variance * (count / (count - 1))).to(layer.running_var.dtype), layer.momentum or 0.0)
+        found = norm.statistics(x, layer.weight, layer.bias, layer.eps)
+        layer.running_mean.lerp_(found.rounded_mean, layer.momentum or 0.0)
+        layer.running_var.lerp_(found.variance, layer.momentum or 0.0)
         layer.num_batches_tracked += 1
-    return mean, (variance + layer.eps).sqrt_()
+    return found

@@ -25,6 +25,8 @@ _COUNTED = 16  # samples whose active inputs are counted, evenly over the batch 
 class _Convolve(Operation):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, spikes: bool, synapses: Synapses) -> Tensor:
+        if synapses.reads_few():
+            return synapses.dense(x, weight, bias)
         if accelerated(x) == "native":
             return convolution.convolve(x, synapses.packed(weight, synapses.forward_method(spikes)), bias, synapses.geometry)
         from trustsnn.kernels import jit
@@ -69,6 +71,8 @@ class _ToWeight(Gradient):
     @staticmethod
     def forward(to_out: Tensor, x: Tensor, synapses: Synapses) -> Tensor:
         kernel = (synapses.weight.shape[2], synapses.weight.shape[3])
+        if synapses.reads_few():
+            return synapses.dense_gradients(to_out, x, synapses.weight, (False, True))[1]
         if accelerated(to_out) == "native":
             return convolution.weight_gradient(x, to_out, kernel, synapses.geometry)
         from trustsnn.kernels import jit
@@ -219,8 +223,17 @@ class Synapses:
         """The layer's output. `spikes`: `x` is what a layer of neurons gave, nothing in between."""
         images = x[:, :, None, None] if self.flat else x
         event_driven = self._event_driven(images, spikes)
-        out = _Convolve.apply(images, self.weight, self.bias, spikes, self) if event_driven else self._dense(images)  # type: ignore[no-untyped-call]
+        out = (
+            _Convolve.apply(images, self.weight, self.bias, spikes, self)
+            if event_driven
+            else self.dense(images, self.weight, self.bias)
+        )  # type: ignore[no-untyped-call]
         return out.flatten(1) if self.flat else out
+
+    def reads_few(self) -> bool:
+        """Whether this is a layer in training, of images with few channels: torch multiplies it out, and only the gradient of its input
+        is a kernel's."""
+        return self.weight.requires_grad and not self.flat and convolution.few(self.weight, self.geometry, transposed=True)
 
     def native(self, images: Tensor) -> bool:
         """Whether the native kernel computes this layer, its weights fixed, for `images`."""
@@ -235,16 +248,19 @@ class Synapses:
             return kernel == "native" or spikes
         if not images.requires_grad or _transformed(images) or (self.flat and len(images) < _SAMPLES):
             return False
+        if self.reads_few():
+            return kernel == "native"
         some = images.detach()[:: max(1, len(images) // _COUNTED)]
         return convolution.density(convolution.channels_last(some)) <= (_SPARSE_LINEAR if self.flat else _SPARSE)[kernel]
 
-    def _dense(self, images: Tensor) -> Tensor:
+    def dense(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's output for images, multiplied out by torch."""
         if self.flat:
-            return F.linear(images[:, :, 0, 0], self.weight[:, :, 0, 0], self.bias)[:, :, None, None]
+            return F.linear(images[:, :, 0, 0], weight[:, :, 0, 0], bias)[:, :, None, None]
         g = self.geometry
         if accelerated(images) is not None and not _transformed(images):
             images = convolution.channels_last(images)
-        return F.conv2d(images, self.weight, self.bias, g.stride, g.padding, g.dilation, g.groups)
+        return F.conv2d(images, weight, bias, g.stride, g.padding, g.dilation, g.groups)
 
     def dense_gradients(self, to_out: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
         """dLoss/dx and dLoss/dweight of the dense convolution, those of the two that are asked for."""
