@@ -72,7 +72,7 @@ class _ToWeight(Gradient):
     def forward(to_out: Tensor, x: Tensor, synapses: Synapses) -> Tensor:
         kernel = (synapses.weight.shape[2], synapses.weight.shape[3])
         if synapses.reads_few():
-            return synapses.dense_gradients(to_out, x, synapses.weight, (False, True))[1]
+            return synapses.dense_gradients(to_out, convolution.channels_last(x), synapses.weight, (False, True))[1]
         if accelerated(to_out) == "native":
             return convolution.weight_gradient(x, to_out, kernel, synapses.geometry)
         from trustsnn.kernels import jit
