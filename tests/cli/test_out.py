@@ -18,6 +18,7 @@ COMMANDS = {
     "bptt": ["train", "bptt", "--model", "mlp", *TRAINING],
     "s4nn": ["train", "s4nn", "--hidden", 4, *TRAINING],
     "dp": ["train", "dp", "--model", "mlp", *TRAINING],
+    "spikegpt": ["train", "spikegpt", "--text", "text", "--epochs", 1, "--quiet"],
     "export": ["export", "snn", "--format", "checkpoint"],
 }
 
@@ -27,6 +28,7 @@ COMMANDS = {
 def test_another_checkpoint_stays_as_it_is(name, out, cli, tmp_path):
     trustsnn.save(build("mlp", **SMALL, neuron="relu"), tmp_path / "ann", training={"recipe": "ann"})
     trustsnn.save(build("mlp", **SMALL, steps=2), tmp_path / "snn")
+    (tmp_path / "text").write_text("0123456789" * 10, encoding="utf-8")
     before = {path: path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=f"{out} holds another checkpoint, which would be lost. Choose another --out"):
         cli(*COMMANDS[name], "--out", out)

@@ -35,6 +35,7 @@ def spikegpt(
     keep_freed_memory()
     sleep_while_waiting()
     from trustsnn import language
+    from trustsnn.checkpoint import check_out
     from trustsnn.errors import DataError
     from trustsnn.language.bits import BLOCK
     from trustsnn.runners.environment import set_threads
@@ -49,13 +50,14 @@ def spikegpt(
     out = out or Path("models") / f"spikegpt-{text.stem}"
     size = language.SpikeGPTConfig(width=width, layers=layers, context=context, embedding=embedding, seed=seed)
     config = language.LanguageConfig(epochs, batch_size, learning_rate, weight_decay, seed=seed)
+    training = {"recipe": "spikegpt", "text": corpus.describe(), "epochs": epochs, "seed": seed}
+    check_out(out, {"recipe": "spikegpt"} if (out / "training").exists() else training)
     with TrainingReporter(quiet) as reporter:
         model, _ = language.train_language(
             corpus, size, config, folder=out / "training",
             on_step=lambda p: reporter.step(p.epoch, epochs, p.step, p.steps, p.loss),
             on_epoch=lambda row: reporter.epoch(row, epochs),
         )  # fmt: skip
-    training = {"recipe": "spikegpt", "text": corpus.describe(), "epochs": epochs, "seed": seed}
     language.save(model, out, training=training)
     trigram = language.NGram.fit(corpus.part("train"), len(corpus.alphabet), 3, corpus.part("validation"))
     found = language.bits_per_character(model, corpus, block=block)
