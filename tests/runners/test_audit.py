@@ -126,6 +126,15 @@ def test_an_ensemble_that_is_named_is_that_of_the_profile(profile, digits_model)
     assert ensemble({"profile": "standard"}).profile == "standard"
 
 
+@pytest.mark.parametrize("profile", ["quick", "standard", "full"])
+def test_no_two_cells_have_the_same_name(digits_model, profile):
+    """Nor those of one attack whose settings were given as a list."""
+    attacks = [{"attack": "pgd", "settings": {"steps": [10, 20], "restarts": [1, 2], "loss": ["ce", "margin"]}}]
+    for more in ({}, {"attacks": attacks}):
+        plan = make_plan(digits_model, {"model": "m", "data": "d"}, make_config({"profile": profile, "eps": [0.1, 0.2], **more}))
+        assert len({each.label for each in plan}) == len(plan)
+
+
 def test_a_list_of_a_setting_is_an_attack_for_each_entry(digits_model, tmp_path):
     attacks = [{"attack": "apgd", "settings": {"steps": [2, 4], "restarts": [1, 2], "loss": "dlr"}}, {"attack": "fgsm"}]
     run = trustsnn.audit(digits_model, "digits", out=tmp_path / "run", attacks=attacks, **{**QUICK, "samples": 20, "eps": [0.1]})

@@ -252,4 +252,5 @@ def _label(attack: AnyAttack, item: AttackSettings) -> str:
     settings = item.estimator.model_dump() if item.estimator is not None else {}
     through = f" through {' '.join(str(value) for value in settings.values())}" if settings else ""
     aim = " targeted" if threat.get("targeted") else ""
-    return f"{attack.name}{steps}{aim} {attack.norm} {attack.eps:.4g}{through}"
+    others = "".join(f", {name} {value}" for name, value in item.settings.items() if name not in ("steps", "targeted"))
+    return f"{attack.name}{steps}{aim} {attack.norm} {attack.eps:.4g}{through}{others}"
