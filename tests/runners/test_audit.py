@@ -146,8 +146,10 @@ def test_a_list_of_a_setting_is_an_attack_for_each_entry(digits_model, tmp_path)
         ("steps", [2, 4]), ("steps", [2, 4]), ("restarts", [1, 2]), ("restarts", [1, 2])
     ]  # fmt: skip
     for nothing in ([], {}, [[1]]):
-        with pytest.raises(ConfigError, match=r"attacks\.0\.settings\.steps"):
-            make_config({"attacks": [{"attack": "pgd", "settings": {"steps": nothing}}]})
+        with pytest.raises(
+            ConfigError, match=r"attacks\.1\.settings: expected a number, .*, or a list of some of them, for steps, got"
+        ):
+            make_config({"attacks": [attacks[0], {"attack": "pgd", "settings": {"steps": nothing}}]})
 
 
 def test_the_worst_case_is_per_sample_over_cells(digits_model, tmp_path):

@@ -222,12 +222,10 @@ class Synapses:
     def __call__(self, x: Tensor, spikes: bool = True) -> Tensor:
         """The layer's output. `spikes`: `x` is what a layer of neurons gave, nothing in between."""
         images = x[:, :, None, None] if self.flat else x
-        event_driven = self._event_driven(images, spikes)
-        out = (
-            _Convolve.apply(images, self.weight, self.bias, spikes, self)
-            if event_driven
-            else self.dense(images, self.weight, self.bias)
-        )  # type: ignore[no-untyped-call]
+        if self._event_driven(images, spikes):
+            out: Tensor = _Convolve.apply(images, self.weight, self.bias, spikes, self)  # type: ignore[no-untyped-call]
+        else:
+            out = self.dense(images, self.weight, self.bias)
         return out.flatten(1) if self.flat else out
 
     def reads_few(self) -> bool:

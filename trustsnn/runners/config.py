@@ -60,12 +60,33 @@ class EstimatorSettings(BaseModel):
 
 
 class AttackSettings(BaseModel):
-    """One attack to run at every norm and eps: its name, its settings, and an estimator in place of the model's own."""
+    """One attack to run at every norm and eps: its name, its settings, and an estimator in place of the model's own. A setting that is
+    a list stands for one attack for each of its entries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     attack: str
-    settings: dict[str, Scalar] = {}
+    settings: dict[str, Any] = {}
     estimator: EstimatorSettings | None = None
+
+    @field_validator("settings")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, each in value.items():
+            some = _listed(each)
+            if not some or not all(isinstance(one, Scalar) for one in some):
+                raise ValueError(
+                    f"expected a number, a word, true, false, null, or a list of some of them, for {name}, got {each!r}"
+                )
+        return value
+
+    def each(self) -> list[AttackSettings]:
+        """The attacks that the lists among the settings stand for."""
+        values = itertools.product(*map(_listed, self.settings.values()))
+        return [self.model_copy(update={"settings": dict(zip(self.settings, some, strict=True))}) for some in values]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 class AuditConfig(BaseModel):
@@ -124,11 +145,10 @@ class AuditConfig(BaseModel):
             raise ValueError("expected at least one entry; attacks: [] is the way to audit without attacks")
         return value
 
-    @field_validator("attacks", mode="before")
+    @field_validator("attacks")
     @classmethod
-    def _each_setting(cls, value: Any) -> Any:
-        """An attack for each entry of a setting that is a list, so that `steps: [10, 100]` is two attacks."""
-        return tuple(one for item in value for one in _spread(item)) if isinstance(value, list | tuple) else value
+    def _each_setting(cls, value: tuple[AttackSettings, ...] | None) -> tuple[AttackSettings, ...] | None:
+        return tuple(one for item in value for one in item.each()) if value is not None else None
 
     @field_validator("profile")
     @classmethod
@@ -171,14 +191,6 @@ class AuditConfig(BaseModel):
             )
             for item in PROFILES[self.profile].attacks(domain)
         )
-
-
-def _spread(item: Any) -> list[Any]:
-    settings = item.get("settings") if isinstance(item, dict) else None
-    if not isinstance(settings, dict):
-        return [item]
-    each = [value if isinstance(value, list | tuple) and value else [value] for value in settings.values()]
-    return [{**item, "settings": dict(zip(settings, values, strict=True))} for values in itertools.product(*each)]
 
 
 def make_config(values: dict[str, Any], where: str = "the settings of the audit") -> AuditConfig:
