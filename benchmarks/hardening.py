@@ -87,9 +87,12 @@ def main() -> None:
             epochs = round(given.epochs * found["at"].seconds / found[name].seconds)
             longer = trained(given, known.get(name), data, outcomes, learn=name == "hire", epochs=epochs)
             found[f"{name}, in the time of at"] = longer
-    report = Report(f"Robust training: {given.network} on {given.data}, T = {given.steps}, {len(data)} training images", given)
-    for size in sizes:
-        table(report, given, size, found, test, outcomes)
+    size = "" if given.channels == 1 else f", {given.channels:g} of its channels,"
+    report = Report(
+        f"Robust training: {given.network}{size} on {given.data}, T = {given.steps}, {len(data)} training images", given
+    )
+    for eps in sizes:
+        table(report, given, eps, found, test, outcomes)
 
 
 def trained(
