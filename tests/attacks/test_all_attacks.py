@@ -181,8 +181,8 @@ def test_pgd0_counts_pixels():
 
 @pytest.mark.parametrize(
     "attack",
-    [PGD(eps=0.1), APGD(eps=0.1, steps=10), APGD(eps=0.1, steps=5, targets=2, loss="dlr"), SAPGD(eps=0.1, steps=10),
-     Square(eps=0.1, queries=60), SNNAutoAttack(eps=0.07, profile="quick")],
+    [PGD(eps=0.1), APGD(eps=0.12, steps=20), APGD(eps=0.1, steps=5, targets=2, loss="dlr"), SAPGD(eps=0.12, steps=20),
+     Square(eps=0.15, queries=150), SNNAutoAttack(eps=0.07, profile="quick")],
     ids=lambda a: f"{a.name}-{getattr(a, 'targets', 0)}",
 )  # fmt: skip
 def test_it_tells_when_a_sample_fell(attack, digits_model, batch, monkeypatch):

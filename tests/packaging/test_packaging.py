@@ -28,7 +28,7 @@ def python(*arguments: str, cwd: Path, path: Path | None = None, environment: di
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | (environment or {})
     if path is not None:
         environment["PYTHONPATH"] = str(path)
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{arguments}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
