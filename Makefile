@@ -109,8 +109,10 @@ results-hardening: $(BENCH)/.installed
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --json docs/results/data/hardening/training-mnist.json
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --channels 1 --recipes hire,at \
 		--json docs/results/data/hardening/training-mnist-conv.json
-	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --profile full --test 100 --recipes hire,at \
-		--json docs/results/data/hardening/training-mnist-full.json
+	for recipe in hire at; do \
+		$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --profile full --test 100 --eps 0.1 --recipes $$recipe \
+			--json docs/results/data/hardening/training-mnist-full-$$recipe.json || exit 1; \
+	done
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --data cifar10 --channels 0.25 --epochs 4 --eps 2/255,4/255 \
 		--augment shift-flip --json docs/results/data/hardening/training-cifar10.json
 	$(BENCH)/bin/python benchmarks/robust_time.py --threads 1 --json docs/results/data/hardening/robust_time.json
