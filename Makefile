@@ -89,8 +89,10 @@ results-core: $(BENCH)/.installed
 		--augment shift-flip --steps 4,8,16 --json docs/results/data/core/calibration-cifar10.json
 	$(BENCH)/bin/python benchmarks/calibration.py --threads 1 --test 2000 --epochs 3 --json docs/results/data/core/calibration-mnist.json
 	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --test 2000 --epochs 3 --steps 2,4 --seeds 0,1,2 --json docs/results/data/core/hybrid-mnist.json
-	$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --data cifar10 --network vgg9 --train 0 --epochs 10 --augment shift-flip \
-		--steps 2,4 --json docs/results/data/core/hybrid-cifar10.json
+	for seed in 0 1 2; do \
+		$(BENCH)/bin/python benchmarks/hybrid.py --threads 1 --data cifar10 --network vgg9 --train 0 --epochs 10 --augment shift-flip \
+			--steps 2,4 --seeds $$seed --json docs/results/data/core/hybrid-cifar10-$$seed.json || exit 1; \
+	done
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --alone 0.3 --json docs/results/data/core/sparse.json
 	$(BENCH)/bin/python benchmarks/sparse.py --threads 1 --channels 1 --sparsities 0.95,0.98 --methods gradr,magnitude \
 		--json docs/results/data/core/sparse-all.json
