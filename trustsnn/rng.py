@@ -23,8 +23,12 @@ _PADDING = "\0padding"
 
 def stream(seed: int, task: str, sample_id: str = "") -> np.random.Generator:
     """The Philox generator of one (seed, task, sample id)."""
+    return np.random.Generator(np.random.Philox(key=_key(seed, task, sample_id)))
+
+
+def _key(seed: int, task: str, sample_id: str) -> np.ndarray:
     digest = hashlib.sha256(f"{seed}\x1f{task}\x1f{sample_id}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))
+    return np.frombuffer(digest[:16], dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ class Draws:
         import torch
 
         values = np.zeros((len(self.ids), math.prod(shape)), dtype=np.float32)
+        bits = np.random.Philox(key=0)  # one for all samples: to make it takes longer than most draws
+        generator, start = np.random.Generator(bits), bits.state
         for row, sample_id in enumerate(self.ids):
             if sample_id != _PADDING:
-                draw(stream(self.seed, self.task, sample_id), values[row])
+                start["state"]["key"] = _key(self.seed, self.task, sample_id)
+                bits.state = start
+                draw(generator, values[row])
         return torch.from_numpy(values.reshape(len(self.ids), *shape))

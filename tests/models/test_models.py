@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -197,6 +198,10 @@ def test_draws_depend_on_seed_task_and_id_alone():
     values = draws.uniform((4,))
     assert torch.equal(draws.select([2, 0]).uniform((4,)), values[[2, 0]])
     assert torch.equal(draws.padded(5).uniform((4,))[:3], values)
+    each = [stream(1, "t", name) for name in draws.ids]
+    assert torch.equal(values, torch.from_numpy(np.stack([one.random(4, dtype=np.float32) for one in each])))
+    odd = [stream(1, "t", name).standard_normal(3, dtype=np.float32) for name in draws.ids]
+    assert torch.equal(draws.normal((3,)), torch.from_numpy(np.stack(odd)))
     assert not torch.equal(Draws(2, "t", draws.ids).uniform((4,)), values)
     assert not torch.equal(draws.child("u").uniform((4,)), values)
     # gold: the first draws of one stream, so that a change of the generator is seen
