@@ -60,7 +60,10 @@ results-attacks: $(BENCH)/.installed
 	for eps in 0.07 0.1 0.15; do \
 		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --eps $$eps --json docs/results/data/attacks/strength-mnist-$$eps.json || exit 1; \
 	done
-	$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --json docs/results/data/attacks/strength-mnist-l2.json
+	for eps in 1 1.5 2; do \
+		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --norm l2 --no-singles --samples 100 --chunk 50 --eps $$eps \
+			--json docs/results/data/attacks/strength-mnist-l2-$$eps.json || exit 1; \
+	done
 	test -f models/bench-vgg9-quarter/manifest.json || $(BENCH)/bin/python -m trustsnn train bptt --model vgg9 --channels 0.25 --data cifar10 \
 		--augment shift-flip --batch-size 64 --epochs 12 --threads 1 --out models/bench-vgg9-quarter
 	for eps in 2 4 8; do \
