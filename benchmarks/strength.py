@@ -6,8 +6,10 @@
 
 Every attack meets the same network on trustsnn's kernels, torchattacks through `trustsnn.attacks.adapter`; what it returns is
 projected to the ball and judged by the same forward pass. The images go by in chunks, each attacked by everyone in turn. Who fell to
-whom is kept in the file --keep, from which a killed run goes on; --minutes ends it early, with the chunks that everyone has met.
-Time is processor time. "The ensemble in that time" is the full ensemble, cut at that time.
+whom is kept in the file --keep, from which a killed run goes on; --minutes ends it early. With --settle the full ensemble meets all
+of the images first, and another attack meets no further chunk once it has left more images standing than the ensemble left of all:
+it cannot come out below. Time is processor time. "The ensemble in that time" is the full ensemble on the images that the attack met,
+cut at that time.
 """
 
 from __future__ import annotations
@@ -125,25 +127,23 @@ def main() -> None:
         eps = parse_eps(text)
         who = {**peers(eps, given.norm, set(given.peers.split(","))), **ours(eps, given.norm, given.steps, not given.no_singles)}
         kept: dict[str, list[Arrays]] = {name: [] for name in who}
-        for start in range(0, len(x), given.chunk):
+        chunks = range(0, len(x), given.chunk)
+        turns = [(start, name) for start in chunks for name in who]
+        if given.settle:
+            turns = [(start, LAST) for start in chunks] + [turn for turn in turns if turn[1] != LAST]
+        for start, name in turns:
             part, labels = x[start : start + given.chunk], y[start : start + given.chunk]
+            decides = _decides(digest, given, start, len(part), who[name])
+            late = time.monotonic() > ends and not outcomes.has(decides)
+            settled = given.settle and name != LAST and _left(kept[name]) > _left(kept[LAST])
+            if late or settled or len(kept[name]) < start // given.chunk:
+                continue
             ids = [f"{given.data}-{row}" for row in range(start, start + len(part))]
-            found = {}
-            for name, attack in who.items():
-                decides = _decides(digest, given, start, len(part), attack)
-                if time.monotonic() > ends and not outcomes.has(decides):
-                    break
-                found[name] = outcomes.get(decides, partial(attacked, model, attack, part, labels, ids))
-                right = int(found[name]["correct"].sum())
-                print(f"  eps {text}, images {start} to {start + len(part) - 1}: {name}: {right} right, "
-                      f"{float(found[name]['processor']):.0f} s", flush=True)  # fmt: skip
-            if len(found) < len(who):
-                break
-            for name, arrays in found.items():
-                kept[name].append(arrays)
-        count = sum(len(arrays["correct"]) for arrays in kept[LAST])
-        if count:
-            _table(report, f"eps {text}, {count} images", kept, clean[:count])
+            found = outcomes.get(decides, partial(attacked, model, who[name], part, labels, ids))
+            kept[name].append(found)
+            print(f"  eps {text}, images {start} to {start + len(part) - 1}: {name}: {_left([found])} right, "
+                  f"{float(found['processor']):.0f} s", flush=True)  # fmt: skip
+        _table(report, f"eps {text}", kept, clean, given.settle)
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -157,6 +157,9 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--no-singles", action="store_true", help="leave out APGD through one estimator")
     names = "PGD,PGDL2,APGD,Square,CW,DeepFool,AutoAttack"
     parser.add_argument("--peers", default=names, help="attacks of torchattacks (default %(default)s)")
+    parser.add_argument(
+        "--settle", action="store_true", help="attack no more images once that cannot come out below the ensemble"
+    )
     parser.add_argument("--minutes", type=float, default=np.inf, help="start nothing new after these")
     parser.add_argument("--keep", type=Path, help=f"a file of JSON lines (default {KEPT}/DATA-NORM.jsonl)")
 
@@ -169,24 +172,36 @@ def _decides(digest: str, given: Namespace, start: int, count: int, attack: Atta
     }  # fmt: skip
 
 
-def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Correct) -> None:
-    """One row an attack, with what the full ensemble had broken in the same time."""
+def _left(parts: list[Arrays]) -> int:
+    return sum(int(arrays["correct"].sum()) for arrays in parts)
+
+
+def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Correct, settled: bool) -> None:
+    """One row an attack, with what the full ensemble had broken in the same time of the same images."""
     rows = []
-    last = kept[LAST]
-    worst = np.concatenate([arrays["correct"] for arrays in last])
     for name, parts in kept.items():
+        last = kept[LAST][: len(parts)]
+        parts = parts[: len(last)]
+        if not parts:
+            continue
         correct = np.concatenate([arrays["correct"] for arrays in parts])
+        worst = np.concatenate([arrays["correct"] for arrays in last])
         cut = np.concatenate([ens["fell"] > arrays["processor"] for ens, arrays in zip(last, parts, strict=True)])
         alone = int((worst & ~correct).sum()), int((correct & ~worst).sum())
         rows.append([
             name,
+            len(correct),
             share(int(correct.sum()), len(correct)),
             f"{sum(float(arrays['processor']) for arrays in parts):.0f} s",
             "" if name == LAST else f"{cut.mean():.1%}",
             "" if name == LAST else f"{alone[0]}, {alone[1]}" + _chance(*alone),
         ])  # fmt: skip
-    columns = ["attack", "robust (95 % interval)", "time", "the ensemble in that time", f"broken here only, by {LAST} only"]
+    columns = ["attack", "images", "robust (95 % interval)", "time", "the ensemble in that time",
+               f"broken here only, by {LAST} only"]  # fmt: skip
     note = f"Without an attack: {share(int(clean.sum()), len(clean))}. Exact McNemar test."
+    if settled:
+        met = sum(len(arrays["correct"]) for arrays in kept[LAST])
+        note += f" An attack met no more images once it had left more standing than the full ensemble left of all {met}."
     report.table(title, columns, rows, note, {name: [int(a["correct"].sum()) for a in parts] for name, parts in kept.items()})
 
 
