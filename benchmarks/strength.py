@@ -190,7 +190,7 @@ def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Cor
         alone = int((worst & ~correct).sum()), int((correct & ~worst).sum())
         rows.append([
             name,
-            len(correct),
+            str(len(correct)),
             share(int(correct.sum()), len(correct)),
             f"{sum(float(arrays['processor']) for arrays in parts):.0f} s",
             "" if name == LAST else f"{cut.mean():.1%}",
