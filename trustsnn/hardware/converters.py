@@ -38,7 +38,7 @@ class Quantised(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """The values that the codes stand for, shaped as `h`."""
-        found: Tensor = _Nearest.apply(h, along(self.centre, h), along(self.reach, h), self.steps)  # type: ignore[no-untyped-call]
+        found: Tensor = _Nearest.apply(h, along(self.centre, h), along(self.reach, h), self.steps)
         return found
 
     def extra_repr(self) -> str:

@@ -103,7 +103,7 @@ class _Jittered(Drawn):
         fired = h.unflatten(0, (self.steps, -1))
         now = torch.arange(self.steps, device=h.device).view(-1, *[1] * (fired.dim() - 1))
         then = (now + moves).clamp(0, self.steps - 1)
-        arrived: Tensor = _Moved.apply(fired, then)  # type: ignore[no-untyped-call]
+        arrived: Tensor = _Moved.apply(fired, then)
         return arrived.flatten(0, 1)
 
 

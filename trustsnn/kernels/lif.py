@@ -154,10 +154,13 @@ def backward(
 
 def neuron_of(sequence: Tensor, steps: int, layer: Layer, kept: torch.dtype = torch.float32) -> Neuron:
     """What the native kernel is told of a layer whose current or spikes are `sequence` [T, B, ...]."""
+    return neurons(len(sequence), sequence.shape[1], sequence[0].numel() // sequence.shape[1], steps, layer, kept)
+
+
+def neurons(given: int, batch: int, size: int, steps: int, layer: Layer, kept: torch.dtype = torch.float32) -> Neuron:
+    """What it is told of `size` neurons a sample and a current of `given` steps."""
     flags = _HARD * layer.hard | _STRICT * layer.strict | _DETACH * layer.detach | _LEAKY * layer.leaky
-    flags |= _HALF * (kept == torch.bfloat16) | _CONSTANT * (len(sequence) == 1 and steps > 1)
-    batch = sequence.shape[1]
-    size = sequence[0].numel() // batch
+    flags |= _HALF * (kept == torch.bfloat16) | _CONSTANT * (given == 1 and steps > 1)
     threads = torch.get_num_threads()
     return Neuron(steps, batch, size, threads, flags, 0, layer.leak, layer.threshold, layer.gain, layer.initial, 1.0)
 

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -115,6 +116,13 @@ void *scratch(int slot, size_t bytes) {
 
 int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
 
+// The sums of `parts` [parts][size].
+void totals(const std::vector<double> &parts, int64_t size, double *sums) {
+    std::fill(sums, sums + size, 0.0);
+    for (size_t at = 0; at < parts.size(); at += size)
+        for (int64_t i = 0; i < size; i++) sums[i] += parts[at + i];
+}
+
 }  // namespace
 
 #if defined(__x86_64__)
@@ -212,44 +220,63 @@ void trustsnn_lif_backward(const Neuron *neuron, const Norm *norm, const float *
     PICK(lif_backward(*neuron, norm, current, membrane, to_spikes, out, to_leak, to_threshold))
 }
 
-// Sums of x - x_0 and of its square for each channel, [ceil(pixels / 1024)][2][channels], x_0 being the first pixel's.
+// Sums of x - x_0 and of its square for each channel, [2][channels], x_0 being the first pixel's.
 void trustsnn_channel_sums(const float *from, int64_t pixels, int64_t channels, int64_t threads, double *sums) {
-    PICK(channel_sums(from, pixels, channels, threads, sums))
+    std::vector<double> parts(divided(pixels, 1024) * 2 * channels);
+    PICK(channel_sums(from, pixels, channels, threads, parts.data()))
+    totals(parts, 2 * channels, sums);
 }
 
-// Batch normalisation from the [2][channels] totals of those: `exact` becomes the mean and standard deviation, `rounded` the scale and
-// shift that normalise by them, the mean, and the unbiased variance.
-void trustsnn_channel_affine(const double *sums, const float *from, const float *gamma, const float *beta, int64_t pixels,
-                             int64_t channels, double eps, double *exact, float *rounded) {
+// Batch normalisation from a batch's own statistics: `exact` becomes the mean and standard deviation, `rounded` the scale and shift that
+// normalise by them. The running mean and (unbiased) variance move towards the batch's by the share `momentum`.
+void trustsnn_channel_statistics(const float *from, const float *gamma, const float *beta, int64_t pixels, int64_t channels, int64_t threads,
+                                 double eps, double momentum, double *exact, float *rounded, float *running_mean, float *running_variance) {
     const double unbiased = static_cast<double>(pixels) / static_cast<double>(pixels - 1);
+    const auto move = [&](float *to, double value) { *to = std::fma(static_cast<float>(momentum), static_cast<float>(value) - *to, *to); };
+    trustsnn_channel_sums(from, pixels, channels, threads, exact);
     for (int64_t i = 0; i < channels; i++) {
-        const double first = sums[i] / pixels, biased = sums[channels + i] / pixels - first * first;
+        const double first = exact[i] / pixels, biased = exact[channels + i] / pixels - first * first;
         const double mean = first + from[i], variance = biased < 0 ? 0 : biased, spread = std::sqrt(variance + eps);
         const double scale = gamma[i] / spread;
         exact[i] = mean, exact[channels + i] = spread;
         rounded[i] = static_cast<float>(scale), rounded[channels + i] = static_cast<float>(beta[i] - mean * scale);
-        rounded[2 * channels + i] = static_cast<float>(mean);
-        rounded[3 * channels + i] = static_cast<float>(variance * unbiased);
+        move(running_mean + i, mean), move(running_variance + i, variance * unbiased);
     }
 }
 
-// Its gradient g from the [2][channels] sums of g and of g times x: `gradients` becomes dLoss/dgamma and dLoss/dbeta, and `by` what makes
-// dLoss/dx = scale (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) / spread, of g and x in trustsnn_channel_combine.
-void trustsnn_channel_slopes(const double *sums, const double *mean, const double *spread, const float *gamma, int64_t pixels,
-                             int64_t channels, float *by, float *gradients) {
+// From `to`, the gradient g of the normalised x, and the [2][channels] sums of g and of g times x: `gradients` becomes dLoss/dgamma and
+// dLoss/dbeta, and `to` dLoss/dx = scale (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) / spread.
+void trustsnn_channel_slopes(float *to, const float *from, const double *sums, const double *exact, const float *gamma, int64_t pixels,
+                             int64_t channels, int64_t threads, float *gradients) {
+    std::vector<float> by(3 * channels);
     for (int64_t i = 0; i < channels; i++) {
-        const double to_beta = sums[i], to_gamma = (sums[channels + i] - to_beta * mean[i]) / spread[i];
-        const double slope = -static_cast<double>(gamma[i]) * to_gamma / (spread[i] * spread[i] * pixels);
-        const float scale = static_cast<float>(gamma[i] / spread[i]);
+        const double mean = exact[i], spread = exact[channels + i];
+        const double to_beta = sums[i], to_gamma = (sums[channels + i] - to_beta * mean) / spread;
+        const double slope = -static_cast<double>(gamma[i]) * to_gamma / (spread * spread * pixels);
+        const float scale = static_cast<float>(gamma[i] / spread);
         by[i] = scale, by[channels + i] = static_cast<float>(slope);
-        by[2 * channels + i] = static_cast<float>(-static_cast<double>(scale) * to_beta / pixels - slope * mean[i]);
+        by[2 * channels + i] = static_cast<float>(-static_cast<double>(scale) * to_beta / pixels - slope * mean);
         gradients[i] = static_cast<float>(to_gamma), gradients[channels + i] = static_cast<float>(to_beta);
     }
+    PICK(channel_combine(to, from, by.data(), pixels, channels, threads))
 }
 
-// to = to * by[0] + from * by[1] + by[2] for each channel.
-void trustsnn_channel_combine(float *to, const float *from, const float *by, int64_t pixels, int64_t channels, int64_t threads) {
-    PICK(channel_combine(to, from, by, pixels, channels, threads))
+// `trustsnn_lif_backward` and `trustsnn_channel_slopes` in one, for neurons whose current is `from`, normalised: `gradients` [2 * channels + 2]
+// also ends in dLoss/dleak and dLoss/dthreshold, added up over the samples, if `learn`.
+void trustsnn_normalised_backward(const Neuron *neuron, const Norm *norm, const float *from, const float *to_spikes, const double *exact,
+                                  const float *gamma, int64_t learn, float *to, float *gradients) {
+    const int64_t channels = norm->channels, given = neuron->flags & CONSTANT ? 1 : neuron->steps;
+    const int64_t spans = neuron->batch * divided(neuron->size, trustsnn_span(neuron));
+    std::vector<double> parts(spans * 2 * channels), sums(2 * channels), scalars(learn ? 2 * spans : 0);
+    Norm with = *norm;
+    with.sums = parts.data();
+    double *to_leak = learn ? scalars.data() : nullptr, *to_threshold = learn ? to_leak + spans : nullptr;
+    PICK(lif_backward(*neuron, &with, from, nullptr, to_spikes, to, to_leak, to_threshold))
+    totals(parts, 2 * channels, sums.data());
+    for (int64_t k = 0; k < 2 && learn; k++)
+        gradients[2 * channels + k] = static_cast<float>(std::accumulate(scalars.begin() + k * spans, scalars.begin() + (k + 1) * spans, 0.0));
+    trustsnn_channel_slopes(to, from, sums.data(), exact, gamma, given * neuron->batch * neuron->size / channels, channels, neuron->threads,
+                            gradients);
 }
 
 // Entries that are not zero.

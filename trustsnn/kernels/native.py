@@ -54,19 +54,20 @@ def library() -> ctypes.CDLL | None:
         pointer = ctypes.c_void_p
         found.trustsnn_lanes.argtypes = [ctypes.c_int]
         found.trustsnn_span.argtypes, found.trustsnn_span.restype = [pointer], ctypes.c_int64
-        for name, count in (
+        for name, given in (
             ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_fire", 7), ("convolve_bf16", 4), ("winograd", 5),
             ("winograd_bf16", 5), ("convolve_few", 5), ("pool", 3), ("pool_gradient", 3), ("weight_gradient", 4),
         ):  # fmt: skip
             function = getattr(found, f"trustsnn_{name}")
-            function.argtypes, function.restype = [pointer] * count, None
+            function.argtypes, function.restype = [pointer] * given, None
         for name in ("pack", "pack_tiles", "pack_half_tiles"):
             getattr(found, f"trustsnn_{name}").argtypes = [pointer, pointer, ctypes.c_int64, pointer]
-        found.trustsnn_channel_sums.argtypes = [pointer, *[ctypes.c_int64] * 3, pointer]
-        found.trustsnn_channel_affine.argtypes = [pointer] * 4 + [ctypes.c_int64] * 2 + [ctypes.c_double, pointer, pointer]
-        found.trustsnn_channel_slopes.argtypes = [pointer] * 4 + [ctypes.c_int64] * 2 + [pointer] * 2
-        found.trustsnn_channel_combine.argtypes = [pointer] * 3 + [ctypes.c_int64] * 3
-        found.trustsnn_count.argtypes, found.trustsnn_count.restype = [pointer, ctypes.c_int64, ctypes.c_int64], ctypes.c_int64
+        count, real = ctypes.c_int64, ctypes.c_double
+        found.trustsnn_channel_sums.argtypes = [pointer, *[count] * 3, pointer]
+        found.trustsnn_channel_statistics.argtypes = [*[pointer] * 3, *[count] * 3, real, real, *[pointer] * 4]
+        found.trustsnn_channel_slopes.argtypes = [*[pointer] * 5, *[count] * 3, pointer]
+        found.trustsnn_normalised_backward.argtypes = [*[pointer] * 6, count, pointer, pointer]
+        found.trustsnn_count.argtypes, found.trustsnn_count.restype = [pointer, count, count], count
         found.trustsnn_convolve.restype = ctypes.c_int64
         return found
     return None

@@ -14,19 +14,16 @@ from trustsnn.kernels.native import Norm, required
 
 
 class Statistics(NamedTuple):
-    """Of the channels of a batch, each [C]: mean and standard deviation in double precision; in float32 the scale and shift that
-    normalise by them, and the mean and the unbiased variance."""
+    """Of the channels of a batch: mean and standard deviation [2, C] in double precision, and in float32 the scale and shift [C] that
+    normalise by them."""
 
-    mean: Tensor
-    spread: Tensor
+    exact: Tensor
     scale: Tensor
     shift: Tensor
-    rounded_mean: Tensor
-    variance: Tensor
 
 
 class Gradients(NamedTuple):
-    """dLoss/dx as x, dLoss/d(gamma, beta) [C], and per sample dLoss/d(leak, threshold) [B] (double) if asked for."""
+    """dLoss/dx as x, dLoss/d(gamma, beta) [C], and dLoss/d(leak, threshold) [] if asked for."""
 
     x: Tensor
     gamma: Tensor
@@ -41,22 +38,27 @@ def fits(x: Tensor) -> bool:
     return channels_last and x.shape[1] % 16 == 0 and x.numel() > 0
 
 
-def statistics(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Statistics:
-    """Those of `x` [N, C] or [N, C, H, W] for a normalisation to `gamma` times unit variance plus `beta`."""
+def statistics(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, running_mean: Tensor, running_variance: Tensor, momentum: float
+) -> Statistics:
+    """Those of `x` [N, C] or [N, C, H, W] for a normalisation to `gamma` times unit variance plus `beta`. The running ones [C] move
+    towards them."""
     channels, pixels = x.shape[1], x.numel() // x.shape[1]
-    sums, exact, rounded = _sums(x), torch.empty((2, channels), dtype=torch.float64), torch.empty((4, channels))
-    required().trustsnn_channel_affine(
-        sums.data_ptr(), x.data_ptr(), gamma.data_ptr(), beta.data_ptr(), pixels, channels, eps, exact.data_ptr(), rounded.data_ptr()
+    exact, rounded = torch.empty((2, channels), dtype=torch.float64), torch.empty((2, channels))
+    required().trustsnn_channel_statistics(
+        x.data_ptr(), gamma.data_ptr(), beta.data_ptr(), pixels, channels, torch.get_num_threads(), eps, momentum,
+        exact.data_ptr(), rounded.data_ptr(), running_mean.data_ptr(), running_variance.data_ptr(),
     )  # fmt: skip
-    return Statistics(*exact, *rounded)
+    torch.autograd.graph.increment_version((running_mean, running_variance))
+    return Statistics(exact, *rounded)
 
 
 def _sums(x: Tensor) -> Tensor:
     """The sums of x - x_0 and of its square for each channel, [2, C] in double precision, x_0 being the first pixel's."""
     channels, pixels = x.shape[1], x.numel() // x.shape[1]
-    sums = torch.empty((-(-pixels // 1024), 2, channels), dtype=torch.float64)
+    sums = torch.empty((2, channels), dtype=torch.float64)
     required().trustsnn_channel_sums(x.data_ptr(), pixels, channels, torch.get_num_threads(), sums.data_ptr())
-    return sums.sum(0)
+    return sums
 
 
 def forward(
@@ -72,14 +74,19 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Spikes [steps * B, C, ...] of neurons whose current is `x` [given * B, C, ...] times `scale` plus `shift`, each [C]; and, if
     `resumable`, the membrane [B, C, ...] that they leave, else nothing. `start` is the one that earlier steps left."""
-    sequence = x.unflatten(0, (given, -1))
-    spikes = lif.sequence_like(sequence, steps)
-    neuron = lif.neuron_of(sequence, steps, layer)
-    end = lif.sequence_like(sequence, 1)[0] if resumable else x.new_empty(0)
+    batch, shape = len(x) // given, x.shape[1:]
+    spikes = torch.empty((steps * batch, *shape), memory_format=memory_format(x))
+    neuron = lif.neurons(given, batch, shape.numel(), steps, layer)
+    end = torch.empty((batch, *shape), memory_format=memory_format(x)) if resumable else torch.empty(0)
     neuron.start, neuron.end = _address(start), end.data_ptr() if resumable else None
     norm = Norm(x.shape[1], scale.data_ptr(), shift.data_ptr(), None)
     required().trustsnn_lif_forward(ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), spikes.data_ptr(), None)
-    return spikes.flatten(0, 1), end
+    return spikes, end
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """That of the spikes and membranes of `x` [N, C] or [N, C, H, W]."""
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
 def _address(start: Tensor | None) -> int | None:
@@ -91,48 +98,33 @@ def backward(
     start: Tensor | None = None, *, sums: bool,
 ) -> Gradients:  # fmt: skip
     """The gradients of `forward`'s spikes where scale and shift came of the batch's own statistics and of `gamma`."""
-    channels = x.shape[1]
-    sequence = x.unflatten(0, (given, -1))
-    steps = len(to_spikes) // sequence.shape[1]
-    to_spikes = lif.as_laid_out(to_spikes.unflatten(0, (steps, -1)), lif.sequence_like(sequence, steps))
-    out = lif.sequence_like(sequence, given)
-    neuron = lif.neuron_of(sequence, steps, layer)
+    channels, batch = x.shape[1], len(x) // given
+    to_spikes = to_spikes.contiguous(memory_format=memory_format(x))
+    out, gradients = torch.empty_like(x), torch.empty(2 * channels + 2)
+    neuron = lif.neurons(given, batch, x.shape[1:].numel(), len(to_spikes) // batch, layer)
     neuron.flags |= lif.RECOMPUTE
     neuron.start = _address(start)
     if not sums:
         neuron.batch, neuron.size = 1, neuron.batch * neuron.size
     neuron.surrogate, neuron.width = lif.SURROGATES.index(surrogate), width
-    spans = neuron.batch * -(-neuron.size // int(required().trustsnn_span(ctypes.byref(neuron))))
-    channel_sums = torch.empty((spans, 2, channels), dtype=torch.float64)
-    totals = torch.empty((2, neuron.batch, spans // neuron.batch) if sums else 0, dtype=torch.float64)
-    norm = Norm(channels, found.scale.data_ptr(), found.shift.data_ptr(), channel_sums.data_ptr())
-    required().trustsnn_lif_backward(
-        ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), None, to_spikes.data_ptr(), out.data_ptr(),
-        totals[0].data_ptr() if sums else None, totals[1].data_ptr() if sums else None,
+    norm = Norm(channels, found.scale.data_ptr(), found.shift.data_ptr(), None)
+    required().trustsnn_normalised_backward(
+        ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), to_spikes.data_ptr(), found.exact.data_ptr(), gamma.data_ptr(), sums,
+        out.data_ptr(), gradients.data_ptr(),
     )  # fmt: skip
-    to_gamma, to_beta = _through_statistics(out, x, channel_sums.sum(0), found, gamma)
-    leak, threshold = (totals[0].sum(1), totals[1].sum(1)) if sums else (None, None)
-    return Gradients(out.flatten(0, 1), to_gamma, to_beta, leak, threshold)
+    leak, threshold = (gradients[-2], gradients[-1]) if sums else (None, None)
+    return Gradients(out, gradients[:channels], gradients[channels : 2 * channels], leak, threshold)
 
 
 def backward_alone(x: Tensor, to_out: Tensor, found: Statistics, gamma: Tensor) -> Gradients:
     """The gradients of x times scale plus shift alone."""
-    out, pixels = torch.empty_like(x).copy_(to_out), x.numel() // x.shape[1]
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    out, gradients = torch.empty_like(x).copy_(to_out), torch.empty((2, channels))
     sums = torch.stack(
         [_sums(each)[0] + each[(0, slice(None)) + (0,) * (x.dim() - 2)].double() * pixels for each in (out, out * x)]
     )
-    return Gradients(out, *_through_statistics(out, x, sums, found, gamma), None, None)
-
-
-def _through_statistics(out: Tensor, x: Tensor, sums: Tensor, found: Statistics, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """dLoss/d(gamma, beta); `out`, dLoss/d(normalised x), becomes dLoss/dx in place. `sums` [2, C] are the channels' of it and of its
-    product with x."""
-    channels, pixels = x.shape[1], x.numel() // x.shape[1]
-    by, gradients = torch.empty((3, channels)), torch.empty((2, channels))
-    known = required()
-    known.trustsnn_channel_slopes(
-        sums.data_ptr(), found.mean.data_ptr(), found.spread.data_ptr(), gamma.data_ptr(), pixels, channels, by.data_ptr(),
-        gradients.data_ptr(),
+    required().trustsnn_channel_slopes(
+        out.data_ptr(), x.data_ptr(), sums.data_ptr(), found.exact.data_ptr(), gamma.data_ptr(), pixels, channels,
+        torch.get_num_threads(), gradients.data_ptr(),
     )  # fmt: skip
-    known.trustsnn_channel_combine(out.data_ptr(), x.data_ptr(), by.data_ptr(), pixels, channels, torch.get_num_threads())
-    return gradients[0], gradients[1]
+    return Gradients(out, gradients[0], gradients[1], None, None)

@@ -42,7 +42,7 @@ def wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, state: Sums | 
         y [T, B, C], and the state after the last step.
     """
     state = nothing(key[0]) if state is None else state
-    output, exponent, sums, *_ = _WKV.apply(decay, bonus, key, value, *state)  # type: ignore[no-untyped-call]
+    output, exponent, sums, *_ = _WKV.apply(decay, bonus, key, value, *state)
     return output, Sums(exponent, sums)
 
 

@@ -98,7 +98,7 @@ class BitSerial(SpikingNeuron):
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
         if len(current) not in (1, self.steps) or steps not in (None, self.steps):
             raise ModelContractError(f"Expected a current of {self.steps} bits or an analogue one, got {len(current)} steps.")
-        spikes, membrane = _Bits.apply(shifted_sum(current), self.steps, self.estimator, keep != "nothing")  # type: ignore[no-untyped-call]
+        spikes, membrane = _Bits.apply(shifted_sum(current), self.steps, self.estimator, keep != "nothing")
         return spikes, membrane
 
     def distances(self, current: Tensor, spikes: Tensor) -> Tensor:

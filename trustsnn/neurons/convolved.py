@@ -39,10 +39,8 @@ class _ConvolvedFire(torch.autograd.Function):
         membrane, leak, threshold = ctx.saved_tensors
         size, steps, given, synapses, dynamics, estimator = ctx.settings
         to_spikes = gradients[0].unflatten(0, (steps, -1))
-        to_current = FireBackward.apply(  # type: ignore[no-untyped-call]
-            to_spikes, membrane, leak, threshold, None, steps, given, dynamics, estimator, False
-        )[0]
-        return ToInput.apply(to_current.flatten(0, 1), synapses.weight, size, synapses), *[None] * 7  # type: ignore[no-untyped-call]
+        to_current = FireBackward.apply(to_spikes, membrane, leak, threshold, None, steps, given, dynamics, estimator, False)[0]
+        return ToInput.apply(to_current.flatten(0, 1), synapses.weight, size, synapses), *[None] * 7
 
 
 def can_convolve(layer: object, neuron: object, x: Tensor, spikes: bool, batch: int) -> bool:

@@ -157,7 +157,7 @@ class FixedPoint(SpikingNeuron):
 
     def _integrated(self, current: Tensor, steps: int, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         given = (self.reaching(current, steps), current.detach(), self, steps, before)
-        found: tuple[Tensor, Tensor, Tensor] = _Integrate.apply(*given)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor, Tensor] = _Integrate.apply(*given)
         return found
 
     def extra_repr(self) -> str:

@@ -46,7 +46,7 @@ class _Fire(Operation):
             return (None,) * 7
         membrane, leak, threshold, current = ctx.saved_tensors
         parameters = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        found = FireBackward.apply(gradients[0], membrane, leak, threshold, current, *ctx.settings, parameters)  # type: ignore[no-untyped-call]
+        found = FireBackward.apply(gradients[0], membrane, leak, threshold, current, *ctx.settings, parameters)
         to_current, to_leak, to_threshold = found
         needs = ctx.needs_input_grad
         return to_current, to_leak if needs[1] else None, to_threshold if needs[2] else None, None, None, None, None
@@ -208,5 +208,5 @@ def fire(
     steps = len(current) if steps is None else steps
     if steps != len(current) and len(current) != 1:
         raise ModelContractError(f"Expected a current of 1 or {steps} steps, got {len(current)}.")
-    spikes, membrane = _Fire.apply(current, leak, threshold, steps, dynamics, estimator, keep)  # type: ignore[no-untyped-call]
+    spikes, membrane = _Fire.apply(current, leak, threshold, steps, dynamics, estimator, keep)
     return spikes, membrane

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trustsnn.kernels import accelerated, lif, norm
+from trustsnn.kernels import accelerated, norm
 from trustsnn.neurons.estimator import STBP
 from trustsnn.neurons.functional import layer_of
 from trustsnn.neurons.lif import SpikingNeuron
@@ -20,9 +20,9 @@ class _NormalisedFire(torch.autograd.Function):
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, leak: Tensor, threshold: Tensor, found: norm.Statistics,
         before: Tensor | None, steps: int, given: int, neuron: SpikingNeuron, resumable: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        ctx.save_for_backward(x, gamma, leak, threshold, before)
-        ctx.settings = (found, given, neuron.dynamics, neuron.estimator)
         layer = layer_of(leak, threshold, neuron.dynamics)
+        ctx.save_for_backward(x, gamma, before)
+        ctx.settings = (found, given, layer, neuron.estimator)
         spikes, after = norm.forward(x, steps, given, layer, found.scale, found.shift, before, resumable=resumable)
         ctx.mark_non_differentiable(after)
         ctx.set_materialize_grads(False)
@@ -33,15 +33,14 @@ class _NormalisedFire(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 11
-        x, gamma, leak, threshold, before = ctx.saved_tensors
-        found, given, dynamics, estimator = ctx.settings
+        x, gamma, before = ctx.saved_tensors
+        found, given, layer, estimator = ctx.settings
         learn = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
         to = norm.backward(
-            x, gradients[0], given, layer_of(leak, threshold, dynamics), found, gamma,
+            x, gradients[0], given, layer, found, gamma,
             estimator.surrogate.name, estimator.surrogate.width, before, sums=learn,
         )  # fmt: skip
-        scalars = (None if s is None else s.sum().to(leak.dtype) for s in (to.leak, to.threshold))
-        return to.x, to.gamma, to.beta, *scalars, *[None] * 6
+        return to.x, to.gamma, to.beta, to.leak, to.threshold, *[None] * 6
 
 
 def can_normalise(layer: object, neuron: object) -> bool:
@@ -82,7 +81,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     found = _statistics(layer, x)
     leak, threshold = neuron.parameters_in_bounds()
-    before = lif.as_laid_out(before[None], x.unflatten(0, (given, -1))[:1])[0] if before is not None else None
+    before = before.contiguous(memory_format=norm.memory_format(x)) if before is not None else None
     return _NormalisedFire.apply(  # type: ignore[no-untyped-call,no-any-return]
         x, layer.weight, layer.bias, leak, threshold, found, before, steps, given, neuron, resumable
     )
@@ -122,9 +121,5 @@ def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> norm.Stati
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert layer.num_batches_tracked is not None
-    with torch.no_grad():
-        found = norm.statistics(x, layer.weight, layer.bias, layer.eps)
-        layer.running_mean.lerp_(found.rounded_mean, layer.momentum or 0.0)
-        layer.running_var.lerp_(found.variance, layer.momentum or 0.0)
-        layer.num_batches_tracked += 1
-    return found
+    layer.num_batches_tracked += 1
+    return norm.statistics(x, layer.weight, layer.bias, layer.eps, layer.running_mean, layer.running_var, layer.momentum or 0.0)

@@ -32,8 +32,15 @@ class Operation(torch.autograd.Function):
     """An autograd function with a `setup_context`, which makes it ready for `torch.func`. `apply` takes all arguments by position.
 
     torch binds the arguments to the signature of `forward` in every call, which takes as long as a small layer. Here that is
-    nothing.
+    nothing; and where neither gradients are recorded nor a transform of `torch.func` is at work, `forward` alone is called.
     """
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """What `forward` gives, recorded for the backward pass where one may come."""
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return super().apply(*arguments)  # type: ignore[no-untyped-call]
+        return cls.forward(*arguments)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

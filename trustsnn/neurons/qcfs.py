@@ -87,7 +87,7 @@ class QCFS(SpikingNeuron):
     def _run(self, current: Tensor, steps: int | None, keep: Keep) -> tuple[Tensor, Tensor]:
         threshold = self.parameters_in_bounds()[1]
         sparsity = self.sparsity if self.training else 0.0
-        activation: Tensor = _Quantise.apply(current, threshold, self.levels, sparsity)  # type: ignore[no-untyped-call]
+        activation: Tensor = _Quantise.apply(current, threshold, self.levels, sparsity)
         return activation, current
 
     def parameters_in_bounds(self) -> tuple[Tensor, Tensor]:

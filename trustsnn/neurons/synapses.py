@@ -44,8 +44,8 @@ class _Convolve(Operation):
         x, weight = ctx.saved_tensors
         size, synapses = ctx.settings
         needs = ctx.needs_input_grad
-        to_x = ToInput.apply(gradients[0], weight, size, synapses) if needs[0] else None  # type: ignore[no-untyped-call]
-        to_weight = _ToWeight.apply(gradients[0], x, synapses) if needs[1] else None  # type: ignore[no-untyped-call]
+        to_x = ToInput.apply(gradients[0], weight, size, synapses) if needs[0] else None
+        to_weight = _ToWeight.apply(gradients[0], x, synapses) if needs[1] else None
         return to_x, to_weight, gradients[0].sum((0, 2, 3)) if needs[2] else None, None, None
 
     @staticmethod
@@ -120,7 +120,7 @@ class _Pool(Operation):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        found: Tensor = _ToPooled.apply(gradients[0], ctx.size)  # type: ignore[no-untyped-call]
+        found: Tensor = _ToPooled.apply(gradients[0], ctx.size)
         return found
 
     @staticmethod
@@ -143,7 +143,7 @@ def average_pool(layer: nn.AvgPool2d, images: Tensor) -> Tensor:
     pair = (2, (2, 2))
     plain = layer.kernel_size in pair and layer.stride in pair and layer.padding in (0, (0, 0)) and not layer.ceil_mode
     if plain and layer.divisor_override is None and accelerated(images) == "native":
-        found: Tensor = _Pool.apply(images)  # type: ignore[no-untyped-call]
+        found: Tensor = _Pool.apply(images)
         return found
     return layer(images)  # type: ignore[no-any-return]
 
@@ -223,7 +223,7 @@ class Synapses:
         """The layer's output. `spikes`: `x` is what a layer of neurons gave, nothing in between."""
         images = x[:, :, None, None] if self.flat else x
         if self._event_driven(images, spikes):
-            out: Tensor = _Convolve.apply(images, self.weight, self.bias, spikes, self)  # type: ignore[no-untyped-call]
+            out: Tensor = _Convolve.apply(images, self.weight, self.bias, spikes, self)
         else:
             out = self.dense(images, self.weight, self.bias)
         return out.flatten(1) if self.flat else out
