@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from calibration import Right, right, share
+from calibration import Right, counted, right
 from harness import begin, options
 from hybrid import difference
 from outcomes import Arrays, Outcomes
@@ -77,7 +77,7 @@ def main() -> None:
         judged = ["a loss is not finite"] + [""] * len(baselines)
         if row.finite:
             above = (difference(row.right, rows[each].right) if name != each and rows[each].finite else "" for each in baselines)
-            judged = [share(row.right), *above]
+            judged = [counted(row.right), *above]
         shown.append([name, f"{row.parameters:,}", str(given.steps), *seen, *judged])
     columns = [
         "network", "parameters", "T", "steps", "images seen", "different", "training", "correct",

@@ -21,7 +21,7 @@ import torch
 from harness import begin, half_gradients, images, left_out_if_failing, options
 from model import model_option, trained
 from peers import CHECKED, PACKAGES, networks
-from report import Report
+from report import Report, share
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
@@ -168,19 +168,13 @@ def run(report: Report, title: str, who: dict[str, Contender], x: Tensor, y: Ten
         seconds,
         peers=[name for name in seconds if not name.startswith("trustsnn")],
         extra={
-            "robust": {name: share(found) for name, found in right.items()},
+            "robust": {name: share(proportion(int(found.sum()), len(found)), counted=True) for name, found in right.items()},
             "by the other": {name: f"{torch.cat(parts).double().mean():.1%}" for name, parts in by_other.items()},
             f"robust here only, against {first} only": {name: paired(found, right[first]) for name, found in right.items()},
         },
         note=f"A round is a chunk of {chunk} images. 95 % intervals (Wilson); exact McNemar test. "
         + " ".join(f"{name} against trustsnn on {CHECKED} clean images: {text}." for name, text in agrees.items()),
     )
-
-
-def share(right: Tensor) -> str:
-    """Robust accuracy with its count and interval."""
-    figure = proportion(int(right.sum()), len(right))
-    return f"{figure['value']:.1%} ({figure['successes']} of {figure['count']}; {figure['low']:.1%} to {figure['high']:.1%})"
 
 
 def paired(one: Tensor, other: Tensor) -> str:

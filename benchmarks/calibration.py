@@ -20,7 +20,7 @@ import torch
 from harness import begin, options
 from numpy.typing import NDArray
 from outcomes import Arrays, Outcomes
-from report import Report
+from report import Report, share
 
 from trustsnn.blocks import frozen, predict
 from trustsnn.checkpoint import model_hash
@@ -28,7 +28,7 @@ from trustsnn.conversion import Calibration, compare, convert
 from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.rng import stream
-from trustsnn.statistics import Figure, proportion
+from trustsnn.statistics import proportion
 from trustsnn.training import TrainConfig
 
 Right = NDArray[np.bool_]
@@ -58,7 +58,7 @@ def main() -> None:
     for seed in given.seeds:
         ann, _ = network(given, data, seed, outcomes)
         reference = right(ann, test, outcomes)
-        rows.append([str(seed), "ANN", "1", share(reference), "", "", ""])
+        rows.append([str(seed), "ANN", "1", counted(reference), "", "", ""])
         for steps in given.steps:
             plain = None
             for name, (method, settings) in METHODS.items():
@@ -68,7 +68,7 @@ def main() -> None:
                 back, low, high = brought_back(reference, plain, found["right"])
                 shown = f"{back:.0%} ({low:.0%} to {high:.0%})" if name != PLAIN else ""
                 loss = f"{100 * (reference.mean() - found['right'].mean()):.2f}"
-                rows.append([str(seed), name, str(steps), share(found["right"]), loss, shown, f"{float(found['cpu']):.0f}"])
+                rows.append([str(seed), name, str(steps), counted(found["right"]), loss, shown, f"{float(found['cpu']):.0f}"])
                 raw.append(
                     {"seed": seed, "name": name, "steps": steps, "right": int(found["right"].sum()), "back": [back, low, high]}
                 )
@@ -150,7 +150,7 @@ def converted(
 def layer_rows(found: Arrays) -> list[list[str]]:
     """The layers of what `converted` gives, errors in units of V."""
     return [
-        [str(name), f"{bound:.3g}", *(f"{error / bound:.2g}" for error in errors), share(int(wrong), int(count))]
+        [str(name), f"{bound:.3g}", *(f"{error / bound:.2g}" for error in errors), counted(int(wrong), int(count))]
         for name, (bound, *errors), (wrong, count) in zip(found["names"], found["layers"], found["counts"], strict=True)
     ]
 
@@ -166,10 +166,10 @@ def brought_back(reference: Right, plain: Right, other: Right) -> tuple[float, f
     return float(value), float(low), float(high)
 
 
-def share(found: Right | int, count: int | None = None) -> str:
+def counted(found: Right | int, count: int | None = None) -> str:
     """A proportion in per cent with its 95 % interval and count."""
-    figure: Figure = proportion(int(np.sum(found)), len(found) if count is None else count)  # type: ignore[arg-type]
-    return f"{figure['value']:.2%} ({figure['low']:.2%} to {figure['high']:.2%}; n = {figure['count']:,})"
+    whole = len(found) if count is None else count  # type: ignore[arg-type]
+    return share(proportion(int(np.sum(found)), whole), 2, counted=True)
 
 
 def sets(given: Namespace) -> tuple[Dataset, Dataset, Dataset]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from harness import begin, options
 from outcomes import Arrays, Outcomes
-from report import Report
+from report import Report, share
 
 import trustsnn
 from trustsnn.attacks.autoattack import SNNAutoAttack
@@ -147,7 +147,7 @@ def _table(report: Report, title: str, norm: str, found: dict[Any, list[dict[str
     for (name, label, _, method), entries in found.items():
         figures = [certified_accuracy(entries, norm, radius) for radius in radii]
         right = proportion(sum(e["prediction"] == e["label"] for e in entries), len(entries))
-        rows.append([name, label, method, _share(right), *map(_share, figures)])
+        rows.append([name, label, method, share(right), *map(share, figures)])
         raw[f"{name}, {label}, {method}"] = [e["radius"] if e["prediction"] == e["label"] else None for e in entries]
     columns = ["network", "trained", "method", "correct", *(f"{radius:g}" for radius in radii)]
     report.table(
@@ -175,16 +175,12 @@ def _attack_table(report: Report, entries: dict[Any, list[dict[str, Any]]], left
                 [(e["radius"] or 0) >= eps and e["prediction"] == e["label"] for e in entries[name, label, "linf", method]]
             )
             robust = proportion(int(correct.sum()), len(correct))
-            rows.append([name, label, method, _share(proportion(int(certified.sum()), len(certified))), _share(robust),
+            rows.append([name, label, method, share(proportion(int(certified.sum()), len(certified))), share(robust),
                          str(int((certified & ~correct).sum()))])  # fmt: skip
     columns = ["network", "trained", "method", "certified", "left by the attack", "certified and broken"]
     report.table(
         f"Certified and attacked at L-inf {eps:g}: snn-autoattack, quick", columns, rows, "95 % intervals: Wilson.", rows
     )
-
-
-def _share(figure: Any) -> str:
-    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
 def _arguments(parser: ArgumentParser) -> None:

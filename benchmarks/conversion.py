@@ -17,14 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness import begin, options
-from report import Report
+from report import Report, share
 
 import trustsnn
 from trustsnn.checkpoint import load_network
 from trustsnn.conversion import Comparison, compare, convert, table
 from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
-from trustsnn.statistics import Figure
 from trustsnn.training import TrainConfig, train
 
 
@@ -88,11 +87,8 @@ def _layers(report: Report, title: str, found: Comparison) -> None:
 
 
 def _network(found: Comparison) -> list[str]:
-    return [*map(_share, (found.ann_accuracy, found.accuracy, found.agreement)), f"{found.spikes:,.0f}"]
-
-
-def _share(figure: Figure) -> str:
-    return f"{figure['value']:.2%} ({figure['successes']} of {figure['count']}; {figure['low']:.2%} to {figure['high']:.2%})"
+    figures = [share(each, 2, counted=True) for each in (found.ann_accuracy, found.accuracy, found.agreement)]
+    return [*figures, f"{found.spikes:,.0f}"]
 
 
 def arguments(parser: ArgumentParser) -> None:

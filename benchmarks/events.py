@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from harness import begin, options
-from inherent import numbers, recipe, share, training_options
+from inherent import numbers, recipe, training_options
 from model import trained
 from outcomes import Arrays, Outcomes
-from report import Report
+from report import Report, share_of
 from torch import Tensor, nn
 
 from trustsnn.attacks.events import (
@@ -137,11 +137,11 @@ def row(name: str, on: Target, found: Arrays, budgets: list[int]) -> list[str]:
     """Success within each budget and within any, the median changes of the broken, mean queries, and seconds a sample."""
     count = len(found["fooled"])
     _, rates = success_curve(found["fooled"], found["changes"], np.array(budgets))
-    within = [share(round(rate * count), count) for rate in rates]
+    within = [share_of(round(rate * count), count) for rate in rates]
     broken = found["changes"][found["fooled"]]
     median = f"{np.median(broken):g}" if len(broken) else "none broken"
     return [
-        name, on.name, *within, share(len(broken), count), median, f"{found['queries'].mean():,.0f}",
+        name, on.name, *within, share_of(len(broken), count), median, f"{found['queries'].mean():,.0f}",
         f"{float(found['seconds']) / count:.2f}",
     ]  # fmt: skip
 
@@ -172,7 +172,7 @@ def main() -> None:
     targets = [target(name, network, filter_, test, given.samples) for name, filter_ in filters(given).items()]
     events = test.batch(range(len(test)))[0].sum((1, 2, 3, 4))
     report.table(
-        "Networks", ["network", "right without an attack"], [[on.name, share(on.right, on.tried)] for on in targets],
+        "Networks", ["network", "right without an attack"], [[on.name, share_of(on.right, on.tried)] for on in targets],
         f"{how} Of {len(test)} test samples, with {np.median(events):,.0f} events of {test.batch([0])[0].size:,} places in the median; 95 % "
         "Wilson intervals.",
     )  # fmt: skip

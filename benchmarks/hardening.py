@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from harness import begin, options
-from inherent import Correct, answers, share
+from inherent import Correct, answers
 from outcomes import Outcomes
-from report import Report
+from report import Report, share_of
 
 from trustsnn.attacks import FGSM, PGD
 from trustsnn.attacks.autoattack import SNNAutoAttack
@@ -139,7 +139,7 @@ def table(report: Report, given: Namespace, eps: float, found: dict[str, Trained
         print(f"eps {eps:g}, {name}: {', '.join(f'{key} {value.mean():.1%}' for key, value in right.items())}", flush=True)
         gains = [paired(pd.Series(reference[key]), pd.Series(right[key])) for key in list(right)[-2:]]
         ratio = each.seconds / each.epochs / (base.seconds / base.epochs)
-        figures = [share(int(value.sum()), len(value)) for value in right.values()]
+        figures = [share_of(int(value.sum()), len(value)) for value in right.values()]
         rows.append(
             [
                 name,

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from calibration import PLAIN, Right, converted, described, network, network_options, recipe, right, sets, share, whole
+from calibration import PLAIN, Right, converted, counted, described, network, network_options, recipe, right, sets, whole
 from harness import begin, options
 from outcomes import Arrays, Outcomes
 from report import Report
@@ -77,14 +77,14 @@ def main() -> None:
             for kind in ({}, {"neuron": "qcfs", "levels": given.levels, "threshold": 2.0})
         )
         for name, (ann, cpu) in {"ANN": relu, f"QCFS, L = {given.levels}": qcfs}.items():
-            rows.append([str(seed), name, "1", share(right(ann, test, outcomes)), f"{cpu:.0f}", "", ""])
+            rows.append([str(seed), name, "1", counted(right(ann, test, outcomes)), f"{cpu:.0f}", "", ""])
         for steps in given.steps:
             found = networks(given, relu, qcfs, steps, data, test, samples, seed, outcomes)
             kept = {row.name: row for row in found}
             for row in found:
                 plain = kept[QCFS if row.name.startswith("QCFS") else PLAIN]
                 against = [difference(row.right, other.right) if row is not other else "" for other in (plain, kept["scratch"])]
-                rows.append([str(seed), row.name, str(steps), share(row.right), f"{row.cpu:.0f}", *against])
+                rows.append([str(seed), row.name, str(steps), counted(row.right), f"{row.cpu:.0f}", *against])
                 raw.append({"seed": seed, "name": row.name, "steps": steps, "right": int(row.right.sum()), "cpu": row.cpu})
     columns = ["seed", "network", "T", "correct", "s", "points above plain conversion", "points above scratch"]
     note = (

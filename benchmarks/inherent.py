@@ -21,7 +21,7 @@ import torch
 from harness import begin, options
 from numpy.typing import NDArray
 from outcomes import Arrays, Outcomes
-from report import Report
+from report import Report, share_of
 from torch import nn
 
 from trustsnn.attacks import PGD, Attack, Square, Transfer
@@ -32,7 +32,6 @@ from trustsnn.checkpoint import model_hash
 from trustsnn.data import Dataset, load
 from trustsnn.models import SpikingNetwork, build
 from trustsnn.rng import Draws
-from trustsnn.statistics import proportion
 from trustsnn.training import TrainConfig, accuracy
 
 Correct = NDArray[np.bool_]
@@ -150,14 +149,6 @@ def with_worst(right: dict[str, dict[float, Correct]]) -> dict[str, dict[float, 
     return {**right, "all of them": worst}
 
 
-def share(successes: int, count: int) -> str:
-    """A proportion with its interval."""
-    if count == 0:
-        return "of none"
-    figure = proportion(successes, count)
-    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
-
-
 def tabulate(report: Report, rows: list[Row], given: Namespace) -> None:
     """For each eps robust accuracy over all images, then over those that are right without an attack."""
     headings = list(rows[0].right)
@@ -174,13 +165,13 @@ def tabulate(report: Report, rows: list[Row], given: Namespace) -> None:
     )
     for eps in numbers(given.eps, float):
         raw = [{"clean": int(row.clean.sum()), **{h: int(row.right[h][eps].sum()) for h in headings}} for row in rows]
-        lines = [[share(right, count) for right in each.values()] for each in raw]
+        lines = [[share_of(right, count) for right in each.values()] for each in raw]
         report.table(f"Robust accuracy, eps {eps:g}", [*columns, "clean", *headings], _joined(told, lines), note, raw)
     for eps in numbers(given.eps, float):
         lines = []
         for row in rows:
             right = int(row.clean.sum())
-            lines.append([str(right), *(share(int(row.right[h][eps].sum()), right) for h in headings)])
+            lines.append([str(right), *(share_of(int(row.right[h][eps].sum()), right) for h in headings)])
         report.table(
             f"Relative robustness, eps {eps:g}", [*columns, "right when clean", *headings], _joined(told, lines),
             "The share that stays right of the images that are right without an attack.",
@@ -209,7 +200,7 @@ def main() -> None:
             figure = accuracy(model, whole)
             print(f"  {name}, seed {seed}: {figure['value']:.1%} clean, trained in {seconds:.0f} s", file=sys.stderr)
             trained.append((name, seed, model))
-            lines.append([name, str(seed), share(figure["successes"], figure["count"]), f"{seconds:.0f} s"])
+            lines.append([name, str(seed), share_of(figure["successes"], figure["count"]), f"{seconds:.0f} s"])
     report.table(
         "Networks", ["network", "seed", "clean", "training"], lines,
         f"{given.channels:g} of conv's channels; {given.epochs} epochs of {len(data):,} images in batches of {given.batch}, AdamW, "

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from harness import begin, images, options
-from inherent import share
 from model import RECIPES, trained
 from outcomes import Lines
-from report import Report
+from report import Report, share_of
 from strength import attacked
 
 from trustsnn.attacks import APGD
@@ -53,7 +52,7 @@ def main() -> None:
                 "seed": attack.seed, "threads": given.threads,
             }  # fmt: skip
             found = kept.get(decides, partial(attacked, model, attack, x, y, ids))
-            row += [share(int(found["correct"].sum()), len(x)), f"{float(found['processor']):.0f} s"]
+            row += [share_of(int(found["correct"].sum()), len(x)), f"{float(found['processor']):.0f} s"]
             print(f"  {runs} x {steps} through {name}: {row[-2]}, {row[-1]}", flush=True)
         rows.append(row)
     report = Report(f"Many short runs or few long ones: {model.architecture['name']} on {given.data}, linf", given)

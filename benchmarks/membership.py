@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from harness import begin, options
 from outcomes import kept
-from report import Report
+from report import Report, share
 
 from trustsnn.data import Dataset, load
 from trustsnn.defenses.dp import PrivacyConfig
@@ -85,7 +85,7 @@ def main() -> None:
         found = {row["name"]: row for row in record["attacks"]}
         best = ranked(record)[0]
         rows.append([
-            name, _share(record["gap"]["train"]), _share(record["gap"]["test"]),
+            name, share(record["gap"]["train"]), share(record["gap"]["test"]),
             *(f"{_area(found[each])}; {rate(found[each]['tpr'][-1])}" for each in ("loss", "lira", "rmia")),
             rate(found["lira"]["tpr"][0]), f"{title(best['name'])}: {rate(best['tpr'][-1])}", f"{record['eps']['lower']:.2f}",
         ])  # fmt: skip
@@ -160,10 +160,6 @@ def attacked(recipe: Recipe, pool: Dataset, population: Dataset, given: Namespac
 
 def _area(row: dict[str, Any]) -> str:
     return f"{row['auc']['value']:.3f} ({row['auc']['low']:.3f} to {row['auc']['high']:.3f})"
-
-
-def _share(figure: dict[str, Any]) -> str:
-    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
 def _raw(record: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from harness import begin, options, times
 from numpy.typing import NDArray
 from outcomes import Outcomes
-from report import Report
+from report import Report, share
 
 from trustsnn.blocks import BLOCK, frozen, observe, predict
 from trustsnn.data import Dataset, load
@@ -63,9 +63,10 @@ def main() -> None:
     report = Report(title, given)
     columns = ["", "each seed", "all seeds", f"less {baseline}, in points", "within a point", "training", "spikes a sample"]
     rows = [
-        [name, ", ".join(f"{each:.2%}" for each in right[name].mean(1)), _share(right[name]), *_difference(right[name], right[baseline]),
+        [name, ", ".join(f"{each:.2%}" for each in right[name].mean(1)), accuracy, *_difference(right[name], right[baseline]),
          f"{np.mean(seconds[name]):.0f} s", f"{spikes[name]:,.0f}"]
         for name in forms
+        for accuracy in [share(proportion(int(right[name].sum()), right[name].size), 2, counted=True)]
     ]  # fmt: skip
     note = (
         "95 % intervals, Wilson's for accuracies; those of a difference are over the test images, whose differences are each the mean "
@@ -99,11 +100,6 @@ def learned(
     config = TrainConfig(epochs=given.epochs, batch_size=given.batch, learning_rate=given.rate, seed=seed)
 
     return outcomes.trained(model, data, config)
-
-
-def _share(right: NDArray[np.bool_]) -> str:
-    figure = proportion(int(right.sum()), right.size)
-    return f"{figure['value']:.2%} ({figure['successes']} of {figure['count']}; {figure['low']:.2%} to {figure['high']:.2%})"
 
 
 def _difference(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[str, str]:

@@ -13,10 +13,10 @@ from argparse import ArgumentParser
 
 import numpy as np
 from harness import begin, options
-from inherent import answers, network, numbers, recipe, share, training_options
+from inherent import answers, network, numbers, recipe, training_options
 from numpy.typing import NDArray
 from outcomes import Outcomes
-from report import Report
+from report import Report, share_of
 from scipy.stats import t as student
 
 from trustsnn.attacks import APGD, PGD, Attack
@@ -89,7 +89,7 @@ def main() -> None:
             raw.append({"attack": name, "eot": eot, "by one draw": each_seed.tolist(), "by the mean": means})
     columns = ["attack", "EOT", *(f"seed {seed}" for seed in seeds), "mean (95 %)", "range over seeds, points"]
     columns += [f"points above EOT {numbers(given.eot)[0]} (95 %)", "by the mean of the logits (lowest to highest seed)"]
-    clean_share = share(round(sum(single) / len(single)), len(test))
+    clean_share = share_of(round(sum(single) / len(single)), len(test))
     Report(f"Attack seeds and EOT on a rate-coded network: conv on MNIST, T {given.steps}", given).table(
         f"Robust accuracy, linf eps {given.eps}", columns, rows,
         f"{len(test)} test images, the same for every row. What an attack returns is judged by {given.judges} draws of the encoder that "

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from calibration import share, whole
+from calibration import counted, whole
 from harness import begin, options
 from outcomes import Outcomes
 from report import Report
@@ -132,7 +132,7 @@ def _accuracies(report: Report, steps: int, right: dict[str, pd.Series]) -> None
             raw[name]["against real data"] = paired(right[beside[name]], found)
         differences = [raw[name][way]["difference"] if way in raw[name] and name != ANN else None
                        for way in ("against the ANN", "against real data")]  # fmt: skip
-        rows.append([name, share(found.to_numpy()), *(_points(each) for each in differences)])
+        rows.append([name, counted(found.to_numpy()), *(_points(each) for each in differences)])
     report.table(
         f"Accuracy, T = {steps}", ["network", "correct", "against the ANN", "against the same with real data"], rows,
         "In percentage points, with the 95 % interval of a paired difference on the same images. The paper loses less than 2.", raw,

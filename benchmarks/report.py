@@ -18,6 +18,7 @@ from typing import Any
 from harness import Quartiles, ratios
 
 from trustsnn.runners.environment import environment
+from trustsnn.statistics import Figure, proportion
 
 
 class Report:
@@ -90,6 +91,17 @@ def markdown(section: Mapping[str, Any], level: int = 2) -> str:
     if section["note"]:
         lines += ["", section["note"]]
     return "\n".join(lines) + "\n"
+
+
+def share(figure: Figure, digits: int = 1, *, counted: bool = False) -> str:
+    """A proportion in per cent with its 95 % interval, and with what it was counted from."""
+    of = f"{figure['successes']:,} of {figure['count']:,}; " if counted else ""
+    return f"{figure['value']:.{digits}%} ({of}{figure['low']:.{digits}%} to {figure['high']:.{digits}%})"
+
+
+def share_of(successes: int, count: int) -> str:
+    """`share` of a count, which may be zero."""
+    return share(proportion(successes, count)) if count else "of none"
 
 
 def mebibytes(peaks: Sequence[int | None]) -> str:

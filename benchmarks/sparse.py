@@ -13,7 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
-from calibration import Right, described, network_options, recipe, right, sets, share
+from calibration import Right, counted, described, network_options, recipe, right, sets
 from harness import begin, options
 from hybrid import difference
 from outcomes import Outcomes
@@ -63,7 +63,9 @@ def main() -> None:
             against = "" if how == "dense" else difference(row.right, dense.right)
             name = f"{how}, alpha {alpha:g}" if alpha else how
             shown = f"{gone:.2%} of {row.synapses:,}"
-            rows.append([str(seed), name, f"{target:.0%}" if target else "", shown, share(row.right), against, f"{row.cpu:.0f}"])
+            rows.append(
+                [str(seed), name, f"{target:.0%}" if target else "", shown, counted(row.right), against, f"{row.cpu:.0f}"]
+            )
             raw.append(
                 {"seed": seed, "name": name, "target": target, "gone": gone, "right": int(row.right.sum()), "cpu": row.cpu}
             )

@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 from harness import begin, images, options
-from inherent import share
 from model import RECIPES, trained
 from numpy.typing import NDArray
 from outcomes import Arrays, Lines
-from report import Report
+from report import Report, share_of
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
@@ -191,14 +190,14 @@ def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Cor
         rows.append([
             name,
             str(len(correct)),
-            share(int(correct.sum()), len(correct)),
+            share_of(int(correct.sum()), len(correct)),
             f"{sum(float(arrays['processor']) for arrays in parts):.0f} s",
             "" if name == LAST else f"{cut.mean():.1%}",
             "" if name == LAST else f"{alone[0]}, {alone[1]}" + _chance(*alone),
         ])  # fmt: skip
     columns = ["attack", "images", "robust (95 % interval)", "time", "the ensemble in that time",
                f"broken here only, by {LAST} only"]  # fmt: skip
-    note = f"Without an attack: {share(int(clean.sum()), len(clean))}. Exact McNemar test."
+    note = f"Without an attack: {share_of(int(clean.sum()), len(clean))}. Exact McNemar test."
     if settled:
         met = sum(len(arrays["correct"]) for arrays in kept[LAST])
         note += f" An attack met no more images once it had left more standing than the full ensemble left of all {met}."

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import begin, options
-from report import Report
+from report import Report, share
 
 from trustsnn.blocks import frozen
 from trustsnn.data import Dataset, load
@@ -93,7 +93,7 @@ def trained_alpha(given: Namespace, data: Dataset) -> tuple[AlphaNetwork, float]
 def _add(
     rows: list[list[str]], raw: list[dict[str, Any]], method: str, seed: int, data: Dataset, seconds: float, found: Figure
 ) -> None:
-    rows.append([method, str(seed), f"{len(data):,}", f"{seconds:.0f}", _share(found)])
+    rows.append([method, str(seed), f"{len(data):,}", f"{seconds:.0f}", share(found, 2, counted=True)])
     raw.append({"method": method, "seed": seed, "images": len(data), "seconds": seconds, **found})
     print(*rows[-1], sep=" | ", flush=True)
 
@@ -114,12 +114,8 @@ def _spiking(network: S4NN, data: Dataset) -> list[str]:
     when, several = torch.cat(first), torch.cat(together)
     spiked = when < network.last
     figures = [several & spiked, ~spiked, torch.cat(tied)]
-    shares = [_share(proportion(int(figure.sum()), len(data))) for figure in figures]
+    shares = [share(proportion(int(figure.sum()), len(data)), 2, counted=True) for figure in figures]
     return [f"{when[spiked].mean():.0f} of {network.last}", *shares[:2], f"{torch.cat(hidden).mean():.1%}", shares[2]]
-
-
-def _share(figure: Figure) -> str:
-    return f"{figure['value']:.2%} ({figure['successes']} of {figure['count']}; {figure['low']:.2%} to {figure['high']:.2%})"
 
 
 def _arguments(parser: ArgumentParser) -> None:
