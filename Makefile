@@ -70,6 +70,10 @@ results-attacks: $(BENCH)/.installed
 		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --model models/bench-vgg9-quarter --eps $$eps/255 \
 			--json docs/results/data/attacks/strength-cifar10-$$eps.json || exit 1; \
 	done
+	for eps in 2 4 8; do \
+		$(BENCH)/bin/python benchmarks/strength.py --threads 1 --data cifar10 --chunk 100 --settle --eps $$eps/255 \
+			--json docs/results/data/attacks/strength-cifar10-full-$$eps.json || exit 1; \
+	done
 	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --rate-steps 16 --json docs/results/data/attacks/inherent.json
 	$(BENCH)/bin/python benchmarks/inherent.py --threads 1 --profile standard --steps 4,8,16,32 --leaks '' --rate-steps '' \
 		--json docs/results/data/attacks/inherent-standard.json

@@ -47,7 +47,8 @@ and how far it differs, is in [benchmarks/peers.py](../../benchmarks/peers.py). 
         (
             *("strength-mnist-0.07", "strength-mnist-0.1", "strength-mnist-0.15"),
             *("strength-mnist-l2-1", "strength-mnist-l2-1.5", "strength-mnist-l2-2"),
-            *("strength-cifar10-2", "strength-cifar10-4", "strength-cifar10-8", "long_runs"),
+            *(f"strength-cifar10-{width}{eps}" for width in ("full-", "") for eps in (2, 4, 8)),
+            "long_runs",
             *("curves", "inherent", "inherent-standard", "inherent-seeds", "poisson", "events", "honest"),
         ),
         f"""# Attacks

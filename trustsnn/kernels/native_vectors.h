@@ -23,6 +23,17 @@ static inline V multiply_add(V a, V b, V c) {
 #endif
 }
 
+#if LANES >= 8
+// A vector's first eight lanes, or its second ones.
+static inline __m256 eight(V value, int half) {
+#if LANES == 16
+    return half ? _mm512_extractf32x8_ps((__m512)value, 1) : _mm512_castps512_ps256((__m512)value);
+#else
+    return (__m256)value;
+#endif
+}
+#endif
+
 // Stores past the cache: `to` is aligned to the vector.
 static inline void stream(float *to, V value) {
 #if LANES == 16

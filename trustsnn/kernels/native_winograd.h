@@ -217,47 +217,86 @@ static inline int64_t source(int64_t place, int64_t up, int64_t size) {
     return place < size ? place : -1;
 }
 
-// PIXELS neighbours of a row of results from `column` on; more than one where no tap of theirs is outside of its row.
-template <int OUTPUTS, int PIXELS>
+// To each of 8 totals the lanes of its vector are added, the first lane first.
+static inline void add_lanes(const V *sums, float *totals) {
+#if LANES >= 8
+    __m256 total = _mm256_loadu_ps(totals);
+    for (int half = 0; half < LANES / 8; half++) {
+        __m256 pairs[8], fours[8];  // the lanes of two vectors, then of four, side by side
+        for (int k = 0; k < 8; k += 2) {
+            const __m256 a = eight(sums[k], half), b = eight(sums[k + 1], half);
+            pairs[k] = _mm256_unpacklo_ps(a, b), pairs[k + 1] = _mm256_unpackhi_ps(a, b);
+        }
+        for (int k = 0; k < 8; k += 4)
+            for (int i = 0; i < 2; i++) {
+                fours[k + 2 * i] = _mm256_shuffle_ps(pairs[k + i], pairs[k + 2 + i], 0x44);
+                fours[k + 2 * i + 1] = _mm256_shuffle_ps(pairs[k + i], pairs[k + 2 + i], 0xEE);
+            }
+        for (int i = 0; i < 4; i++) total = _mm256_add_ps(total, _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x20));
+        for (int i = 0; i < 4; i++) total = _mm256_add_ps(total, _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x31));
+    }
+    _mm256_storeu_ps(totals, total);
+#else
+    for (int k = 0; k < 8; k++)
+        for (int lane = 0; lane < LANES; lane++) totals[k] += sums[k][lane];
+#endif
+}
+
+// PIXELS neighbours of a row of results from `column` on. Where they are several, no tap of theirs is outside of the row (EDGE: but for the
+// first pixel's on the left and the last one's on the right, which read `zeros`, as many as there are inputs).
+template <int OUTPUTS, int PIXELS, bool EDGE>
 static inline void convolve_few_pixels(const Shape &s, int64_t row, int64_t column, const float *image, const float *weight,
-                                       const float *bias, float *out) {
-    const int64_t line = s.width * s.inputs, apart = s.stride_w * s.inputs, left = column * s.stride_w - s.left;
-    V sums[PIXELS][OUTPUTS] = {};
+                                       const float *bias, const float *zeros, float *out) {
+    const int COUNT = PIXELS * OUTPUTS, ROUND = (COUNT + 7) / 8 * 8;
+    const int64_t inputs = s.inputs, apart = s.stride_w * inputs, left = column * s.stride_w - s.left;
+    V sums[ROUND] = {};
     for (int64_t ky = 0; ky < s.kernel_h; ky++) {
         const int64_t y = source(row * s.stride_h + ky * s.dilation_h - s.top, s.up_h, s.height);
         if (y < 0) continue;
         for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-            const int64_t x = source(left + kx * s.dilation_w, s.up_w, s.width);
-            if (x < 0) continue;
-            const float *from = image + y * line + x * s.inputs, *w = weight + (ky * s.kernel_w + kx) * OUTPUTS * s.inputs;
-            for (int64_t i = 0; i < s.inputs; i += LANES)
+            const int64_t place = left + kx * s.dilation_w, x = PIXELS > 1 ? place : source(place, s.up_w, s.width);
+            if (PIXELS == 1 && x < 0) continue;
+            const float *from = image + (y * s.width + x) * inputs, *w = weight + (ky * s.kernel_w + kx) * OUTPUTS * inputs;
+            const float *first = EDGE && x < 0 ? zeros : from;
+            const float *last = EDGE && x + (PIXELS - 1) * s.stride_w >= s.width ? zeros : from + (PIXELS - 1) * apart;
+            for (int64_t i = 0; i < inputs; i += LANES)
                 for (int o = 0; o < OUTPUTS; o++) {
-                    const V by = load(w + o * s.inputs + i);
-                    for (int p = 0; p < PIXELS; p++) sums[p][o] = multiply_add(load(from + p * apart + i), by, sums[p][o]);
+                    const V by = load(w + o * inputs + i);
+                    for (int p = 0; p < PIXELS; p++) {
+                        const float *at = p == 0 ? first : p == PIXELS - 1 ? last : from + p * apart;
+                        sums[p * OUTPUTS + o] = multiply_add(load(at + i), by, sums[p * OUTPUTS + o]);
+                    }
                 }
         }
     }
-    float totals[PIXELS][OUTPUTS];
-    for (int p = 0; p < PIXELS; p++)
-        for (int o = 0; o < OUTPUTS; o++) totals[p][o] = bias ? bias[o] : 0.0f;
-    for (int lane = 0; lane < LANES; lane++)
-        for (int p = 0; p < PIXELS; p++)
-            for (int o = 0; o < OUTPUTS; o++) totals[p][o] += sums[p][o][lane];
-    std::memcpy(out + column * OUTPUTS, totals, sizeof totals);
+    float totals[ROUND];
+    for (int k = 0; k < ROUND; k++) totals[k] = bias ? bias[k % OUTPUTS] : 0.0f;
+    if (PIXELS > 1)
+        for (int k = 0; k < ROUND; k += 8) add_lanes(sums + k, totals + k);
+    else
+        for (int lane = 0; lane < LANES; lane++)
+            for (int o = 0; o < OUTPUTS; o++) totals[o] += sums[o][lane];
+    std::memcpy(out + column * OUTPUTS, totals, COUNT * sizeof(float));
 }
 
 template <int OUTPUTS>
 static void convolve_few_row(const Shape &s, int64_t item, const float *in, const float *weight, const float *bias, float *out) {
     const int PIXELS = OUTPUTS == 1 ? 8 : 4;  // whose sums are added up side by side
     const float *image = in + item / s.rows * s.height * s.width * s.inputs;
-    const auto at = [&](int64_t column, int64_t kx) { return column * s.stride_w + kx * s.dilation_w - s.left; };
+    float *zeros = static_cast<float *>(scratch(2, s.inputs * sizeof(float)));
+    std::memset(zeros, 0, s.inputs * sizeof(float));
+    const auto inside = [&](int64_t from, int64_t to) {
+        return s.up_w == 1 && from * s.stride_w >= s.left && to * s.stride_w + (s.kernel_w - 1) * s.dilation_w - s.left < s.width;
+    };
     out += item * s.columns * OUTPUTS;
     for (int64_t column = 0; column < s.columns;) {
-        const int64_t end = column + PIXELS;
-        if (s.up_w == 1 && end <= s.columns && at(column, 0) >= 0 && at(end - 1, s.kernel_w - 1) < s.width)
-            convolve_few_pixels<OUTPUTS, PIXELS>(s, item % s.rows, column, image, weight, bias, out), column = end;
+        const int64_t begin = std::min<int64_t>(column, s.columns - PIXELS), end = begin + PIXELS;  // the row's last ones once more
+        if (begin >= 0 && inside(begin, end - 1))
+            convolve_few_pixels<OUTPUTS, PIXELS, false>(s, item % s.rows, begin, image, weight, bias, zeros, out), column = end;
+        else if (begin >= 0 && inside(begin + 1, end - 2))
+            convolve_few_pixels<OUTPUTS, PIXELS, true>(s, item % s.rows, begin, image, weight, bias, zeros, out), column = end;
         else
-            convolve_few_pixels<OUTPUTS, 1>(s, item % s.rows, column++, image, weight, bias, out);
+            convolve_few_pixels<OUTPUTS, 1, false>(s, item % s.rows, column++, image, weight, bias, zeros, out);
     }
 }
 
