@@ -46,11 +46,11 @@ def test_figures_do_not_depend_on_batch_size_or_order(kind, digits_model, poisso
     settings = {
         "eps": [0.1],
         "quiet": True,
-        "samples": 20,
+        "samples": 12,
         "attacks": [{"attack": "pgd", "settings": {"steps": 3, "restarts": 2}}],
     }
     whole = trustsnn.audit(model, digits_test, out=tmp_path / "whole", **settings, batch_size=1000)
-    for size in (1, 7):
+    for size in (1, 5):
         trustsnn.audit(model, digits_test, out=tmp_path / str(size), **settings, batch_size=size)
         assert files(tmp_path / str(size)) == files(tmp_path / "whole")
     order = np.random.default_rng(0).permutation(len(digits_test))
@@ -214,7 +214,7 @@ def test_a_run_killed_three_times_ends_as_an_unbroken_one(checkpoint, tmp_path, 
 
 def test_ctrl_c_keeps_what_is_done_and_exits_incomplete(checkpoint, tmp_path):
     out = tmp_path / "run"
-    long = [*command(checkpoint, out), "--attacks", "pgd", "--eps", ",".join(f"{eps / 50}" for eps in range(1, 11))]
+    long = [*command(checkpoint, out), "--attacks", "pgd", "--eps", ",".join(f"{eps / 50}" for eps in range(1, 7))]
     listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf to Ctrl-C
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listens)
     while not (out / "cells.jsonl").exists():
@@ -224,7 +224,7 @@ def test_ctrl_c_keeps_what_is_done_and_exits_incomplete(checkpoint, tmp_path):
     assert process.returncode == 3
     assert "run the same command again" in message
     assert "Traceback" not in message
-    assert len((out / "cells.jsonl").read_text().splitlines()) < 10
+    assert len((out / "cells.jsonl").read_text().splitlines()) < 7
     assert subprocess.run(long, check=False, capture_output=True).returncode == 0
 
 
