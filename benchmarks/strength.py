@@ -199,8 +199,10 @@ def _table(report: Report, title: str, kept: dict[str, list[Arrays]], clean: Cor
                f"broken here only, by {LAST} only"]  # fmt: skip
     note = f"Without an attack: {share_of(int(clean.sum()), len(clean))}. Exact McNemar test."
     if settled:
-        met = sum(len(arrays["correct"]) for arrays in kept[LAST])
+        met, most = sum(len(arrays["correct"]) for arrays in kept[LAST]), _left(kept[LAST])
         note += f" An attack met no more images once it had left more standing than the full ensemble left of all {met}."
+        cut_off = [name for name, parts in kept.items() if len(parts) < len(kept[LAST]) and _left(parts) <= most]
+        note += f" Ended for time before that: {', '.join(cut_off)}." if cut_off else ""
     report.table(title, columns, rows, note, {name: [int(a["correct"].sum()) for a in parts] for name, parts in kept.items()})
 
 
