@@ -83,8 +83,7 @@ def accelerated(tensor: torch.Tensor) -> str | None:
     "triton" for up to float32 on a CUDA device with Triton installed."""
     import torch
 
-    if tensor.device.type == "cuda" and tensor.dtype != torch.float64:
+    if tensor.is_cuda and tensor.dtype != torch.float64:
         return "triton" if importlib.util.find_spec("triton") is not None else None
-    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or backend() == "torch":
-        return None
-    return backend()
+    known = backend()
+    return known if tensor.is_cpu and tensor.dtype == torch.float32 and known != "torch" else None

@@ -8,7 +8,7 @@ bit of the result, and neither do the other images of the batch or the number of
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -158,7 +158,7 @@ def input_gradient(to_out: Tensor, packed: Packed, size: tuple[int, int], geomet
     out = torch.empty((len(to_out), inputs * geometry.groups, *size), memory_format=torch.channels_last)
     (down, across), (top, left) = geometry.dilation, geometry.padding
     before = (down * (high - 1) - top, across * (wide - 1) - left)
-    turned = replace(geometry, stride=(1, 1), padding=before)
+    turned = Geometry((1, 1), before, geometry.dilation, geometry.groups)
     shape = _shape(to_out, out, (inputs * geometry.groups, outputs // geometry.groups, high, wide), turned)
     shape.up_h, shape.up_w = geometry.stride
     if out.numel():

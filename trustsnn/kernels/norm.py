@@ -50,7 +50,7 @@ def statistics(
         exact.data_ptr(), rounded.data_ptr(), running_mean.data_ptr(), running_variance.data_ptr(),
     )  # fmt: skip
     torch.autograd.graph.increment_version((running_mean, running_variance))
-    return Statistics(exact, *rounded)
+    return Statistics(exact, rounded[0], rounded[1])
 
 
 def _sums(x: Tensor) -> Tensor:

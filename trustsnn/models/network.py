@@ -280,11 +280,13 @@ class _Pass:
         return len(self.part)
 
     def through(self, stages: Sequence[Stage], signal: Signal) -> Signal:
+        before: Runs | None = None
         for place, (name, stage) in enumerate(stages):
             if place + 1 < len(stages) and self._joined(stage, stages[place + 1][1], signal):
-                continue  # done with the neurons that follow
+                before = stage
+                continue
             if isinstance(stage, SpikingNeuron):
-                signal = self._fire(name, stage, stages[place - 1][1] if place else None, signal)
+                signal, before = self._fire(name, stage, before, signal), None
             elif isinstance(stage, Fork):
                 signal = self._merge(stage, signal)
             elif isinstance(stage, BatchNormThroughTime):
@@ -311,7 +313,8 @@ class _Pass:
         return can_normalise(layer, neuron) or (whole and can_convolve(layer, neuron, signal.h, signal.spikes, self.batch))
 
     def _fire(self, name: str, neuron: SpikingNeuron, before: Runs | None, signal: Signal) -> Signal:
-        if before is not None and self._joined(before, neuron, signal):
+        """What the neurons give, with the layer `before` them where the two run as one."""
+        if before is not None:
             if isinstance(before, Synapses):
                 fired = convolved_fire(before, neuron, signal.h, self.steps, signal.steps)
             elif self.membranes is None:

@@ -129,7 +129,7 @@ _numbers: MutableMapping[Tensor, tuple[int, float]] = WeakTensorKeyDictionary()
 
 def _number(scalar: Tensor) -> float:
     """The value of a scalar tensor. That of a buffer on a GPU is remembered, because reading it stops the device."""
-    if scalar.device.type == "cpu" or scalar.requires_grad:
+    if scalar.is_cpu or scalar.requires_grad:
         return float(scalar)
     known = _numbers.get(scalar)
     if known is None or known[0] != scalar._version:

@@ -18,8 +18,8 @@ from trustsnn.neurons.surrogates import Surrogate
 
 def _held(parameter: Tensor, low: float, high: float) -> Tensor:
     """`parameter` clamped to [low, high], with the gradient of the identity, so that a bound is never a trap."""
-    number = parameter.dim() == 0 and parameter.device.type == "cpu"
-    if number and not torch._C._functorch.is_functorch_wrapped_tensor(parameter) and low <= float(parameter.detach()) <= high:
+    number = parameter.dim() == 0 and parameter.is_cpu
+    if number and not torch._C._functorch.is_functorch_wrapped_tensor(parameter) and low <= parameter.item() <= high:
         return parameter  # what the sum is, without its operations
     return parameter + (parameter.clamp(low, high) - parameter).detach()
 

@@ -121,5 +121,5 @@ def _statistics(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> norm.Stati
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert layer.num_batches_tracked is not None
-    layer.num_batches_tracked += 1
+    layer.num_batches_tracked.add_(1)
     return norm.statistics(x, layer.weight, layer.bias, layer.eps, layer.running_mean, layer.running_var, layer.momentum or 0.0)

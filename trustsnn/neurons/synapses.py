@@ -148,6 +148,11 @@ def average_pool(layer: nn.AvgPool2d, images: Tensor) -> Tensor:
     return layer(images)  # type: ignore[no-any-return]
 
 
+def _as_images(x: Tensor) -> Tensor:
+    """Vectors [N, C] as images of one pixel, [N, C, 1, 1]."""
+    return x.view(*x.shape, 1, 1)
+
+
 class Synapses:
     """A convolution or linear layer, with the normalisation after it folded in where it is fixed.
 
@@ -175,7 +180,7 @@ class Synapses:
             self.geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
         else:
             self.geometry = Geometry()
-            self.weight = self.weight[:, :, None, None]
+            self.weight = _as_images(self.weight)
 
     @staticmethod
     def can(layer: nn.Module) -> bool:
@@ -221,7 +226,7 @@ class Synapses:
 
     def __call__(self, x: Tensor, spikes: bool = True) -> Tensor:
         """The layer's output. `spikes`: `x` is what a layer of neurons gave, nothing in between."""
-        images = x[:, :, None, None] if self.flat else x
+        images = _as_images(x) if self.flat else x
         if self._event_driven(images, spikes):
             out: Tensor = _Convolve.apply(images, self.weight, self.bias, spikes, self)
         else:
@@ -254,7 +259,7 @@ class Synapses:
     def dense(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's output for images, multiplied out by torch."""
         if self.flat:
-            return F.linear(images[:, :, 0, 0], weight[:, :, 0, 0], bias)[:, :, None, None]
+            return _as_images(F.linear(images.flatten(1), weight.flatten(1), bias))
         g = self.geometry
         if accelerated(images) is not None and not _transformed(images):
             images = convolution.channels_last(images)

@@ -134,16 +134,17 @@ def train(
             draws = Draws(config.seed, f"train/{epoch}", tuple(data.ids[i] for i in rows))
             x = augment(config.augmentation, x, draws.child("augment"))
             for loss, logits in recipe.losses(model, x, y, draws):
-                if not torch.isfinite(loss):
+                value = loss.item()
+                if not math.isfinite(value):
                     raise ModelContractError(
-                        f"The loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate "
+                        f"The loss became {value} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate "
                         f"({config.learning_rate}); the state after the last whole epoch is kept."
                     )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 recipe.after_step(model)
-                total, correct, seen = total + loss.item() * len(y), correct + int((logits.argmax(1) == y).sum()), seen + len(y)
+                total, correct, seen = total + value * len(y), correct + int((logits.argmax(1) == y).sum()), seen + len(y)
             if on_step is not None:
                 on_step(Progress(epoch, step + 1, per_epoch, total / seen))
         lost = next((name for name, p in model.named_parameters() if not torch.isfinite(p).all()), None)
