@@ -141,7 +141,6 @@ def backward(
     totals = torch.empty((2, neuron.batch, spans) if sums else 0, dtype=torch.float64)
     required().trustsnn_lif_backward(
         ctypes.byref(neuron),
-        None,
         current.data_ptr() if current is not None else None,
         membrane.data_ptr() if membrane is not None else None,
         to_spikes.data_ptr(),

@@ -37,11 +37,10 @@ struct Neuron {
 };
 
 // Normalisation of each channel, x * scale + shift, applied to the current as it is read. Channels are side by side in memory,
-// a multiple of 16 of them. The backward pass adds up its gradient and its gradient times x, [span][2][channels].
+// a multiple of 16 of them.
 struct Norm {
     int64_t channels;
     const float *scale, *shift;
-    double *sums;
 };
 
 // A convolution of images [images, height, width, inputs] to [images, rows, columns, outputs], channels last. `top` and
@@ -210,14 +209,14 @@ int trustsnn_has_bf16() {
 // Neurons of a sample that one sum of `trustsnn_lif_backward` is over: it fills [batch][size / span, rounded up] of them.
 int64_t trustsnn_span(const Neuron *neuron) { return plain::span(*neuron); }
 
-// `norm` may be null, here and below; with it the membrane is not kept but made again.
+// `norm` may be null; with it no membrane is written.
 void trustsnn_lif_forward(const Neuron *neuron, const Norm *norm, const float *current, float *spikes, void *membrane) {
     PICK(lif_forward(*neuron, norm, current, spikes, membrane))
 }
 
-void trustsnn_lif_backward(const Neuron *neuron, const Norm *norm, const float *current, const void *membrane,
-                           const float *to_spikes, float *out, double *to_leak, double *to_threshold) {
-    PICK(lif_backward(*neuron, norm, current, membrane, to_spikes, out, to_leak, to_threshold))
+void trustsnn_lif_backward(const Neuron *neuron, const float *current, const void *membrane, const float *to_spikes, float *out,
+                           double *to_leak, double *to_threshold) {
+    PICK(lif_backward(*neuron, nullptr, nullptr, current, membrane, to_spikes, out, to_leak, to_threshold))
 }
 
 // Sums of x - x_0 and of its square for each channel, [2][channels], x_0 being the first pixel's.
@@ -268,10 +267,8 @@ void trustsnn_normalised_backward(const Neuron *neuron, const Norm *norm, const 
     const int64_t channels = norm->channels, given = neuron->flags & CONSTANT ? 1 : neuron->steps;
     const int64_t spans = neuron->batch * divided(neuron->size, trustsnn_span(neuron));
     std::vector<double> parts(spans * 2 * channels), sums(2 * channels), scalars(learn ? 2 * spans : 0);
-    Norm with = *norm;
-    with.sums = parts.data();
     double *to_leak = learn ? scalars.data() : nullptr, *to_threshold = learn ? to_leak + spans : nullptr;
-    PICK(lif_backward(*neuron, &with, from, nullptr, to_spikes, to, to_leak, to_threshold))
+    PICK(lif_backward(*neuron, norm, parts.data(), from, nullptr, to_spikes, to, to_leak, to_threshold))
     totals(parts, 2 * channels, sums.data());
     for (int64_t k = 0; k < 2 && learn; k++)
         gradients[2 * channels + k] = static_cast<float>(std::accumulate(scalars.begin() + k * spans, scalars.begin() + (k + 1) * spans, 0.0));

@@ -22,7 +22,7 @@ class Norm(ctypes.Structure):
 
     _fields_ = [
         ("channels", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "sums")),
+        *((name, ctypes.c_void_p) for name in ("scale", "shift")),
     ]
 
 
@@ -55,7 +55,7 @@ def library() -> ctypes.CDLL | None:
         found.trustsnn_lanes.argtypes = [ctypes.c_int]
         found.trustsnn_span.argtypes, found.trustsnn_span.restype = [pointer], ctypes.c_int64
         for name, given in (
-            ("lif_forward", 5), ("lif_backward", 8), ("convolve", 5), ("convolve_fire", 7), ("convolve_bf16", 4), ("winograd", 5),
+            ("lif_forward", 5), ("lif_backward", 7), ("convolve", 5), ("convolve_fire", 7), ("convolve_bf16", 4), ("winograd", 5),
             ("winograd_bf16", 5), ("convolve_few", 5), ("pool", 3), ("pool_gradient", 3), ("weight_gradient", 4),
         ):  # fmt: skip
             function = getattr(found, f"trustsnn_{name}")

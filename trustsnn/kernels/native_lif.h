@@ -268,8 +268,8 @@ static void lif_backward_span(const Neuron &n, const Norm *norm, double *norm_su
 }
 
 template <bool SUMS, bool NORM>
-static void lif_backward_all(const Neuron &n, const Norm *norm, const float *current, const void *membrane, const float *to_spikes, float *out,
-                             double *to_leak, double *to_threshold) {
+static void lif_backward_all(const Neuron &n, const Norm *norm, double *norm_sums, const float *current, const void *membrane, const float *to_spikes,
+                             float *out, double *to_leak, double *to_threshold) {
     const bool past = n.size % LANES == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
                       n.steps * n.batch * n.size * 4 >= STREAM_BYTES;
     parallel(n.batch * spans(n), n.threads, [&](int64_t item) {
@@ -277,7 +277,7 @@ static void lif_backward_all(const Neuron &n, const Norm *norm, const float *cur
         int64_t count = n.size - from < span(n) ? n.size - from : span(n), begin = sample * n.size + from;
 #define SPAN_OF(KIND)                                                                                                   \
     case KIND:                                                                                                          \
-        lif_backward_span<KIND, SUMS, NORM>(n, norm, NORM ? norm->sums + item * 2 * norm->channels : nullptr, current,  \
+        lif_backward_span<KIND, SUMS, NORM>(n, norm, NORM ? norm_sums + item * 2 * norm->channels : nullptr, current,   \
                                             membrane, to_spikes, out, to_leak + item, to_threshold + item, begin,       \
                                             count, past);                                                               \
         break;
@@ -294,16 +294,17 @@ static void lif_backward_all(const Neuron &n, const Norm *norm, const float *cur
     });
 }
 
-static void lif_backward(const Neuron &n, const Norm *norm, const float *current, const void *membrane, const float *to_spikes,
+// With a normalisation its gradient and that gradient times x are added up into `norm_sums` [span][2][channels].
+static void lif_backward(const Neuron &n, const Norm *norm, double *norm_sums, const float *current, const void *membrane, const float *to_spikes,
                          float *out, double *to_leak, double *to_threshold) {
     if (norm && to_leak)
-        lif_backward_all<true, true>(n, norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+        lif_backward_all<true, true>(n, norm, norm_sums, current, membrane, to_spikes, out, to_leak, to_threshold);
     else if (norm)
-        lif_backward_all<false, true>(joined(n), norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+        lif_backward_all<false, true>(joined(n), norm, norm_sums, current, membrane, to_spikes, out, to_leak, to_threshold);
     else if (to_leak)
-        lif_backward_all<true, false>(n, norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+        lif_backward_all<true, false>(n, norm, norm_sums, current, membrane, to_spikes, out, to_leak, to_threshold);
     else
-        lif_backward_all<false, false>(joined(n), norm, current, membrane, to_spikes, out, to_leak, to_threshold);
+        lif_backward_all<false, false>(joined(n), norm, norm_sums, current, membrane, to_spikes, out, to_leak, to_threshold);
 }
 
 static void channel_sums(const float *from, int64_t pixels, int64_t channels, int64_t threads, double *sums) {

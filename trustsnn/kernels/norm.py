@@ -79,7 +79,7 @@ def forward(
     neuron = lif.neurons(given, batch, shape.numel(), steps, layer)
     end = torch.empty((batch, *shape), memory_format=memory_format(x)) if resumable else torch.empty(0)
     neuron.start, neuron.end = _address(start), end.data_ptr() if resumable else None
-    norm = Norm(x.shape[1], scale.data_ptr(), shift.data_ptr(), None)
+    norm = Norm(x.shape[1], scale.data_ptr(), shift.data_ptr())
     required().trustsnn_lif_forward(ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), spikes.data_ptr(), None)
     return spikes, end
 
@@ -107,7 +107,7 @@ def backward(
     if not sums:
         neuron.batch, neuron.size = 1, neuron.batch * neuron.size
     neuron.surrogate, neuron.width = lif.SURROGATES.index(surrogate), width
-    norm = Norm(channels, found.scale.data_ptr(), found.shift.data_ptr(), None)
+    norm = Norm(channels, found.scale.data_ptr(), found.shift.data_ptr())
     required().trustsnn_normalised_backward(
         ctypes.byref(neuron), ctypes.byref(norm), x.data_ptr(), to_spikes.data_ptr(), found.exact.data_ptr(), gamma.data_ptr(), sums,
         out.data_ptr(), gradients.data_ptr(),
