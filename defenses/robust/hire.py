@@ -69,9 +69,9 @@ class HIRE(Robust):
         membranes: Membranes = {}
         for start in range(0, model.spec.steps, length):
             end = start + length
-            noisy = (x + delta).clamp(0, 1).requires_grad_(end < model.spec.steps)
+            noisy = (x + delta).clamp_(0, 1).requires_grad_(end < model.spec.steps)
             logits = model.part(noisy, range(start, end), membranes, generator_of(model, draws))
             readout = readout.detach() + over_time(logits)
             yield cross_entropy(readout / end, y, label_smoothing=self.label_smoothing), readout / end
             if noisy.grad is not None:
-                delta = (delta + self.step * noisy.grad.sign()).clamp(-self.eps, self.eps)
+                delta.add_(noisy.grad.sign(), alpha=self.step).clamp_(-self.eps, self.eps)

@@ -268,7 +268,7 @@ class Synapses:
     def dense_gradients(self, to_out: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
         """dLoss/dx and dLoss/dweight of the dense convolution, those of the two that are asked for."""
         g = self.geometry
-        found = torch.ops.aten.convolution_backward(
+        found = torch.ops.aten.convolution_backward.default(
             to_out, x, weight, None, g.stride, g.padding, g.dilation, False, (0, 0), g.groups, (*which, False)
         )
         return found[0], found[1]
