@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
 CASES = [
     *(Case("mnist", "conv", channels, batch, "0.1") for channels in (0.5, 1.0) for batch in (64, 128)),
-    *(Case("cifar10", "vgg9", 0.25, batch, "4/255") for batch in (64, 128)),
+    *(Case("cifar10", network, 0.25, batch, "4/255") for network in ("conv", "vgg9") for batch in (64, 128)),
 ]
 
 

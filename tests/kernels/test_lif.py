@@ -162,7 +162,7 @@ def test_half_needs_less_memory_than_full_and_its_spikes_are_the_same():
 @pytest.mark.parametrize("resumed", ["whole", "first", "further"])
 @pytest.mark.parametrize("learn", [False, True])
 @pytest.mark.parametrize("constant", [False, True])
-@pytest.mark.parametrize("shape", [(32,), (16, 5, 3)])
+@pytest.mark.parametrize("shape", [(32,), (16, 5, 3), (8, 4, 6), (12, 4, 4), (3, 8, 4)])
 def test_normalisation_and_neurons_in_one_equal_one_after_the_other(shape, constant, learn, resumed):
     torch.manual_seed(4)
     steps, given = 4, 1 if constant else 4

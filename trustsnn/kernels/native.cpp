@@ -37,7 +37,7 @@ struct Neuron {
 };
 
 // Normalisation of each channel, x * scale + shift, applied to the current as it is read. Channels are side by side in memory,
-// a multiple of 16 of them.
+// those of a sample a multiple of 16.
 struct Norm {
     int64_t channels;
     const float *scale, *shift;
@@ -121,6 +121,26 @@ void totals(const std::vector<double> &parts, int64_t size, double *sums) {
     for (size_t at = 0; at < parts.size(); at += size)
         for (int64_t i = 0; i < size; i++) sums[i] += parts[at + i];
 }
+
+// The channels of as many neighbouring pixels as fill whole vectors: what the kernels take for one pixel's. A sample has a multiple of 16
+// values, and so whole ones of these.
+int64_t filled(int64_t channels) { return std::lcm(channels, int64_t{16}); }
+
+// A normalisation for those, or null for none.
+struct Filled {
+    std::vector<float> values;
+    Norm norm{};
+    const Norm *given;
+    explicit Filled(const Norm *from) : given(from) {
+        if (!given || given->channels % 16 == 0) return;
+        norm.channels = filled(from->channels);
+        for (const float *each : {from->scale, from->shift})
+            for (int64_t i = 0; i < norm.channels; i++) values.push_back(each[i % from->channels]);
+        norm.scale = values.data(), norm.shift = values.data() + norm.channels;
+        given = &norm;
+    }
+    Filled(const Filled &) = delete;
+};
 
 }  // namespace
 
@@ -211,7 +231,8 @@ int64_t trustsnn_span(const Neuron *neuron) { return plain::span(*neuron); }
 
 // `norm` may be null; with it no membrane is written.
 void trustsnn_lif_forward(const Neuron *neuron, const Norm *norm, const float *current, float *spikes, void *membrane) {
-    PICK(lif_forward(*neuron, norm, current, spikes, membrane))
+    const Filled with(norm);
+    PICK(lif_forward(*neuron, with.given, current, spikes, membrane))
 }
 
 void trustsnn_lif_backward(const Neuron *neuron, const float *current, const void *membrane, const float *to_spikes, float *out,
@@ -221,9 +242,17 @@ void trustsnn_lif_backward(const Neuron *neuron, const float *current, const voi
 
 // Sums of x - x_0 and of its square for each channel, [2][channels], x_0 being the first pixel's.
 void trustsnn_channel_sums(const float *from, int64_t pixels, int64_t channels, int64_t threads, double *sums) {
-    std::vector<double> parts(divided(pixels, 1024) * 2 * channels);
-    PICK(channel_sums(from, pixels, channels, threads, parts.data()))
-    totals(parts, 2 * channels, sums);
+    const int64_t wide = filled(channels), groups = pixels * channels / wide;
+    std::vector<double> parts(divided(groups, 1024) * 2 * wide), found(2 * wide);
+    PICK(channel_sums(from, groups, wide, threads, parts.data()))
+    totals(parts, 2 * wide, found.data());
+    for (int64_t i = 0; i < wide; i++) {
+        const double first = found[i], apart = static_cast<double>(from[i]) - from[i % channels];  // of the pixel that was taken off
+        double *sum = sums + i % channels;
+        if (i < channels) sum[0] = sum[channels] = 0;
+        sum[0] += first + groups * apart;
+        sum[channels] += found[wide + i] + 2 * apart * first + groups * apart * apart;
+    }
 }
 
 // Batch normalisation from a batch's own statistics: `exact` becomes the mean and standard deviation, `rounded` the scale and shift that
@@ -247,29 +276,33 @@ void trustsnn_channel_statistics(const float *from, const float *gamma, const fl
 // dLoss/dbeta, and `to` dLoss/dx = scale (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) / spread.
 void trustsnn_channel_slopes(float *to, const float *from, const double *sums, const double *exact, const float *gamma, int64_t pixels,
                              int64_t channels, int64_t threads, float *gradients) {
-    std::vector<float> by(3 * channels);
+    const int64_t wide = filled(channels);
+    std::vector<float> by(3 * wide);
     for (int64_t i = 0; i < channels; i++) {
         const double mean = exact[i], spread = exact[channels + i];
         const double to_beta = sums[i], to_gamma = (sums[channels + i] - to_beta * mean) / spread;
         const double slope = -static_cast<double>(gamma[i]) * to_gamma / (spread * spread * pixels);
         const float scale = static_cast<float>(gamma[i] / spread);
-        by[i] = scale, by[channels + i] = static_cast<float>(slope);
-        by[2 * channels + i] = static_cast<float>(-static_cast<double>(scale) * to_beta / pixels - slope * mean);
+        const float rest = static_cast<float>(-static_cast<double>(scale) * to_beta / pixels - slope * mean);
+        for (int64_t k = i; k < wide; k += channels)
+            by[k] = scale, by[wide + k] = static_cast<float>(slope), by[2 * wide + k] = rest;
         gradients[i] = static_cast<float>(to_gamma), gradients[channels + i] = static_cast<float>(to_beta);
     }
-    PICK(channel_combine(to, from, by.data(), pixels, channels, threads))
+    PICK(channel_combine(to, from, by.data(), pixels * channels / wide, wide, threads))
 }
 
 // `trustsnn_lif_backward` and `trustsnn_channel_slopes` in one, for neurons whose current is `from`, normalised: `gradients` [2 * channels + 2]
 // also ends in dLoss/dleak and dLoss/dthreshold, added up over the samples, if `learn`.
 void trustsnn_normalised_backward(const Neuron *neuron, const Norm *norm, const float *from, const float *to_spikes, const double *exact,
                                   const float *gamma, int64_t learn, float *to, float *gradients) {
-    const int64_t channels = norm->channels, given = neuron->flags & CONSTANT ? 1 : neuron->steps;
+    const int64_t channels = norm->channels, wide = filled(channels), given = neuron->flags & CONSTANT ? 1 : neuron->steps;
     const int64_t spans = neuron->batch * divided(neuron->size, trustsnn_span(neuron));
-    std::vector<double> parts(spans * 2 * channels), sums(2 * channels), scalars(learn ? 2 * spans : 0);
+    std::vector<double> parts(spans * 2 * wide), found(2 * wide), sums(2 * channels), scalars(learn ? 2 * spans : 0);
+    const Filled with(norm);
     double *to_leak = learn ? scalars.data() : nullptr, *to_threshold = learn ? to_leak + spans : nullptr;
-    PICK(lif_backward(*neuron, norm, parts.data(), from, nullptr, to_spikes, to, to_leak, to_threshold))
-    totals(parts, 2 * channels, sums.data());
+    PICK(lif_backward(*neuron, with.given, parts.data(), from, nullptr, to_spikes, to, to_leak, to_threshold))
+    totals(parts, 2 * wide, found.data());
+    for (int64_t i = 0; i < wide; i++) sums[i % channels] += found[i], sums[channels + i % channels] += found[wide + i];
     for (int64_t k = 0; k < 2 && learn; k++)
         gradients[2 * channels + k] = static_cast<float>(std::accumulate(scalars.begin() + k * spans, scalars.begin() + (k + 1) * spans, 0.0));
     trustsnn_channel_slopes(to, from, sums.data(), exact, gamma, given * neuron->batch * neuron->size / channels, channels, neuron->threads,

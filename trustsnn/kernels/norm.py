@@ -33,9 +33,9 @@ class Gradients(NamedTuple):
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the kernel takes `x` [N, C] or [N, C, H, W]: channels side by side, a multiple of 16 of them."""
+    """Whether the kernel takes `x` [N, C] or [N, C, H, W]: channels side by side, those of a sample a multiple of 16."""
     channels_last = x.is_contiguous() if x.dim() == 2 else x.is_contiguous(memory_format=torch.channels_last)
-    return channels_last and x.shape[1] % 16 == 0 and x.numel() > 0
+    return channels_last and x.shape[1:].numel() % 16 == 0 and x.numel() > 0
 
 
 def statistics(
