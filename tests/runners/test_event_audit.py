@@ -89,7 +89,7 @@ def test_a_broken_event_audit_goes_on_and_no_batch_size_matters(event_model, tmp
 
 
 def test_an_audit_of_events_runs_on_a_camera_that_draws(event_model, tmp_path):
-    few = {**FEW, "samples": 8, "eps": [12], "twins": ["dvs-noisy", "loihi"], "chips": 2}
+    few = {**FEW, "samples": 24, "eps": [24], "twins": ["dvs-noisy", "loihi"], "chips": 2}
     attacks = [{"attack": "insertion", "settings": {"eot": 2}}, {"attack": "deletion"}]
     run = trustsnn.audit(event_model, DATA, out=tmp_path / "run", attacks=attacks, **few)
     cells = [line["cell"] for line in run.summary["cells"]]
