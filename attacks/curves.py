@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from trustsnn.errors import ConfigError, DataError
-from trustsnn.statistics import Median, median, proportion, wilson
+from trustsnn.statistics import Median, median, proportion, sign_test, wilson
 
 Floats = NDArray[np.float64]
 
@@ -115,7 +114,7 @@ def _curve(at: Floats, robust: NDArray[np.int64], count: int) -> Curve:
 
 def _gain(fewer: float, more: float, left: NDArray[np.bool_], right: NDArray[np.bool_]) -> Gain:
     only_more, only_fewer = int((left & ~right).sum()), int((~left & right).sum())
-    p_value = float(binomtest(only_more, only_more + only_fewer).pvalue) if only_more + only_fewer else 1.0
+    p_value = sign_test(only_more, only_fewer)
     value, low, high = paired_difference(int((left & right).sum()), only_more, only_fewer, int((~left & ~right).sum()))
     return Gain(fewer, more, only_more, only_fewer, len(left), value, low, high, p_value)
 

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit, logit, logsumexp
-from scipy.stats import norm, rankdata
+from scipy.special import expit, logit, logsumexp, ndtri
 from torch import Tensor, nn
 
 from trustsnn.blocks import frozen, is_stochastic, predict
 from trustsnn.errors import ConfigError, DataError
 from trustsnn.rng import Draws
-from trustsnn.statistics import Figure, clopper_pearson, proportion
+from trustsnn.statistics import Figure, clopper_pearson, placements, proportion
 
 Scores = NDArray[np.float64]
 TRUE_POSITIVE_RATE = 0.95
@@ -117,13 +116,11 @@ def detection(inside: Scores, outside: Scores) -> Detection:
     n, m = len(inside), len(outside)
     if min(n, m) < 2 or not (np.isfinite(inside).all() and np.isfinite(outside).all()):
         raise DataError(f"Expected at least 2 finite scores of each kind, got {n} inside and {m} outside, or NaN or infinity.")
-    ranks = rankdata(np.concatenate([inside, outside]))
-    above = (ranks[:n] - rankdata(inside)) / m
-    below = 1 - (ranks[n:] - rankdata(outside)) / n
+    above, below = placements(inside, outside)
     auroc = float(above.mean())
     deviation = float(np.sqrt(above.var(ddof=1) / n + below.var(ddof=1) / m))
     if 0 < auroc < 1 and deviation > 0:
-        half = float(norm.ppf(0.975)) * deviation / (auroc * (1 - auroc))
+        half = float(ndtri(0.975)) * deviation / (auroc * (1 - auroc))
         low, high = (float(expit(logit(auroc) + side)) for side in (-half, half))
     else:
         low, high = clopper_pearson(round(auroc * min(n, m)), min(n, m))

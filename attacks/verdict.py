@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+
+from trustsnn.statistics import at_least
 
 ZERO_GRADIENT_LIMIT = 0.05
 LEVEL = 0.01  # of the paired tests below
@@ -60,7 +61,7 @@ def _more_often(broken: NDArray[np.bool_], broken_otherwise: NDArray[np.bool_]) 
     only, only_otherwise = int((broken & ~broken_otherwise).sum()), int((~broken & broken_otherwise).sum())
     if only <= only_otherwise:
         return only, only_otherwise, 1.0
-    return only, only_otherwise, float(binomtest(only, only + only_otherwise, 0.5, alternative="greater").pvalue)
+    return only, only_otherwise, at_least(only, only + only_otherwise, 0.5)
 
 
 def one_step_beats_iterative(one_step: NDArray[np.bool_], iterative: NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -125,7 +126,7 @@ def masked(left: NDArray[np.bool_]) -> list[dict[str, Any]]:
     own surrogate leaves more than a quarter correct with twice the budget (binomial test at level 0.01). `left` says for each
     of these samples whether it stays correct."""
     standing = int(left.sum())
-    p_value = float(binomtest(standing, len(left), MASKING_LIMIT, alternative="greater").pvalue) if len(left) else 1.0
+    p_value = at_least(standing, len(left), MASKING_LIMIT)
     if p_value >= LEVEL:
         return []
     return [
@@ -145,7 +146,7 @@ def beats_white_box(kind: str, tried: int, broken: int, count: int) -> list[dict
     """Finding where an attack without the model's gradients broke samples that every attack with them left standing: more
     than a point of all `count` samples (binomial test at level 0.01). `kind` is "black-box" or "transfer"; it `tried` the survivors
     and broke some."""
-    p_value = float(binomtest(broken, count, BLACK_BOX_LIMIT, alternative="greater").pvalue) if count else 1.0
+    p_value = at_least(broken, count, BLACK_BOX_LIMIT)
     if p_value >= LEVEL:
         return []
     how = "from the model's outputs alone" if kind == "black-box" else "by way of its ANN twin"
@@ -165,7 +166,7 @@ def search_beats_white_box(standing: int, count: int, queries: int, eps: float) 
     """Finding where attacks through the model's gradients leave more than a quarter (binomial test at level 0.01) of the `count`
     samples standing that a random search of so many `queries` breaks within the same `eps`; none on fewer than 8."""
     enough = count >= SEARCHED_AT_LEAST
-    p_value = float(binomtest(standing, count, MASKING_LIMIT, alternative="greater").pvalue) if enough else 1.0
+    p_value = at_least(standing, count, MASKING_LIMIT) if enough else 1.0
     if p_value >= LEVEL:
         return []
     return [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from trustsnn.errors import ConfigError
 from trustsnn.statistics import Figure, wilson_of_mean
@@ -46,7 +46,7 @@ class Band:
         mean = statistics.fmean(values)
         low, high = wilson_of_mean(mean, self.figures[0]["count"])
         if len(values) > 1:
-            half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+            half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
             low, high = max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
         return {
             "count": self.count,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
 
 from trustsnn.errors import ConfigError
 from trustsnn.rng import stream
-from trustsnn.statistics import clopper_pearson, wilson
+from trustsnn.statistics import clopper_pearson, placements, wilson
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
@@ -21,15 +21,13 @@ def area(members: Floats, others: Floats) -> dict[str, Any]:
     """The area under the ROC curve, ties counting half, with DeLong's interval (DeLong 1988; Sun & Xu 2014), or Wilson's of the smaller
     group where every pair is ranked alike and DeLong's has no width."""
     m, n = _sizes(members, others)
-    ranks = rankdata(np.concatenate([members, others]))
-    value = float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
-    of_members = (ranks[:m] - rankdata(members)) / n
-    of_others = 1 - (ranks[m:] - rankdata(others)) / m
+    of_members, of_others = placements(members, others)
+    value = float(of_members.mean())
     variance = sum(float(each.var(ddof=1)) / len(each) if len(each) > 1 else np.inf for each in (of_members, of_others))
     if variance == 0:
         low, high = wilson(round(value * min(m, n)), min(m, n))
     else:
-        half = float(norm.ppf(0.975)) * variance**0.5
+        half = float(ndtri(0.975)) * variance**0.5
         low, high = max(0.0, value - half), min(1.0, value + half)
     return {"value": value, "low": low, "high": high, "members": m, "others": n}
 

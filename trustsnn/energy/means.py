@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t
+from scipy.special import stdtrit
 
 
 class Mean(TypedDict):
@@ -41,5 +41,5 @@ def _figure(value: float, deviations: np.ndarray[Any, Any], scale: float) -> Mea
     if count < 2:
         return {"value": value, "low": None, "high": None, "count": count}
     spread = math.sqrt(float((deviations**2).sum()) / (count - 1) / count) / scale
-    half = float(t.ppf(0.975, count - 1)) * spread
+    half = float(stdtrit(count - 1, 0.975)) * spread
     return {"value": value, "low": max(0.0, value - half), "high": value + half, "count": count}

@@ -6,7 +6,7 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from trustsnn.errors import DataError
 from trustsnn.language.text import Corpus, Tokens
@@ -66,7 +66,7 @@ def _ratio(bits: NDArray[np.float64], corpus: Corpus, part: str, block: int) -> 
     characters = np.add.reduceat(corpus.alphabet.starts(corpus.part(part)).astype(np.int64), cuts)
     value = sums.sum() / characters.sum()
     spread = np.sqrt(((sums - value * characters) ** 2).sum() / (len(cuts) - 1) * len(cuts)) / characters.sum()
-    half = float(t.ppf(0.975, len(cuts) - 1)) * spread
+    half = float(stdtrit(len(cuts) - 1, 0.975)) * spread
     return {
         "value": float(value), "low": float(value - half), "high": float(value + half),
         "characters": int(characters.sum()), "blocks": len(cuts), "block": block,

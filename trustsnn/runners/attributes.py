@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from trustsnn.attacks.leakage.attribute import ATTACKS, Attribute, AttributeInference
 from trustsnn.attacks.leakage.property import property_scores, share_of
@@ -30,7 +29,7 @@ from trustsnn.runners.judged import Judged
 from trustsnn.runners.resolve import fit
 from trustsnn.runners.shadows import Recipe, train_all
 from trustsnn.runners.subject import data_record, model_record
-from trustsnn.statistics import proportion
+from trustsnn.statistics import proportion, sign_test
 
 Told = Callable[[str], None]
 
@@ -65,9 +64,7 @@ def attributes(
             right = {name: guessed == truth for name, guessed in inference.guesses(records, theirs).items()}
             row[side] = {name: dict(proportion(int(each.sum()), len(each))) for name, each in right.items()}
             gained, lost = int((right["both"] & ~right["imputation"]).sum()), int((right["imputation"] & ~right["both"]).sum())
-            row[side]["gain"] = {
-                "gained": gained, "lost": lost, "p": float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0,
-            }  # fmt: skip
+            row[side]["gain"] = {"gained": gained, "lost": lost, "p": sign_test(gained, lost)}
         rows.append(row)
         told(
             f"feature {place}: imputation {row['members']['imputation']['value']:.1%}, with the model {row['members']['both']['value']:.1%}"
