@@ -101,7 +101,7 @@ def test_a_foreign_model_is_refused(digits, tmp_path):
 
 def test_the_command(plain, tmp_path):
     trustsnn.save(plain, tmp_path / "plain")
-    words = ["harden", "plain", "--data", "digits", "--epochs", "1", "--eps", "0.1", "--samples", "30", "--quiet"]
+    words = ["harden", "plain", "--data", "digits", "--epochs", "1", "--eps", "0.1", "--samples", "12", "--quiet"]
 
     def run(*more):
         command = [sys.executable, "-m", "trustsnn", *words, *more]

@@ -54,13 +54,13 @@ def sharpened(digits_model):
     [
         (("fgsm", "pgd"), {"gradient-masking"}),
         (("pgd", "apgd", "transfer"), {"gradient-masking", "transfer-beats-white-box"}),
-        (("square", "pgd"), {"gradient-masking", "black-box-beats-white-box"}),
+        (({"attack": "square", "settings": {"queries": 500}}, "pgd"), {"gradient-masking", "black-box-beats-white-box"}),
     ],
 )
 def test_a_sharp_surrogate_is_named_whatever_list_of_attacks_is_asked_for(attacks, named, digits_model, digits_test):
     """Without the ensemble, which would break the network, and in any order."""
     for order in (attacks, attacks[::-1]):
-        run, types = audited(sharpened(digits_model), digits_test, attacks=[{"attack": name} for name in order])
+        run, types = audited(sharpened(digits_model), digits_test, attacks=[each if isinstance(each, dict) else {"attack": each} for each in order])
         assert named <= types
         assert run.exit_code == 3
 
