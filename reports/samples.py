@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("cell", "sample", "label", "prediction", "correct", "margin", "linf", "l2")
+OPTIONAL = ("changes", "broken_by")  # empty where a run has none of it
 
 
 def load_samples(run: Path) -> pd.DataFrame:
     """All outcomes of the run folder `run`, concatenated from cells/<key>.parquet in the order of the plan.
 
-    Columns: `cell`, `sample`, `label`, `prediction`, `correct`, `margin`, `linf`, `l2` (docs/run-format.md). Cells without
-    outcomes (missing, or in error) are left out.
+    Columns: `cell`, `sample`, `label`, `prediction`, `correct`, `margin`, `linf`, `l2`, `changes`, `broken_by` (docs/run-format.md).
+    Cells without outcomes (missing, or in error) are left out.
 
     Raises:
         RunError: the folder is no run folder, or a table is damaged or lacks a column.
@@ -27,7 +28,7 @@ def load_samples(run: Path) -> pd.DataFrame:
 
     record = read(run)
     tables = list(outcomes(record).values())
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *OPTIONAL])
 
 
 def outcomes(record: Record) -> dict[str, pd.DataFrame]:
@@ -80,7 +81,8 @@ def _table(path: Path) -> pd.DataFrame:
         raise RunError(f"Expected a sample, a label and an outcome in every row of {path}, got empty ones. Run the audit again.")
     if not is_bool_dtype(table["correct"]):
         raise RunError(f"Expected true or false under 'correct' in {path}, got {table['correct'].dtype}. Run the audit again.")
-    return table[list(COLUMNS)]
+    table = table.reindex(columns=[*COLUMNS, *OPTIONAL])
+    return table.astype({"changes": "Int64", "broken_by": object})
 
 
 def _agrees(path: Path, table: pd.DataFrame, accuracy: dict[str, int]) -> None:

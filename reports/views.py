@@ -9,7 +9,7 @@ from trustsnn.reports.card import card
 from trustsnn.reports.html import page
 from trustsnn.reports.junit import junit
 from trustsnn.reports.record import Json, Record
-from trustsnn.reports.samples import COLUMNS, outcomes
+from trustsnn.reports.samples import COLUMNS, OPTIONAL, outcomes
 
 
 def report_json(record: Record, summary: Json) -> str:
@@ -22,7 +22,7 @@ def samples_csv(record: Record, summary: Json) -> str:
     import pandas as pd
 
     tables = list(outcomes(record).values())
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *OPTIONAL])
     return str(table.to_csv(index=False, lineterminator="\n"))
 
 

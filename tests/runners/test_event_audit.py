@@ -6,6 +6,7 @@ import copy
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -51,6 +52,9 @@ def test_an_audit_of_an_event_model_keeps_the_record(event_model, tmp_path):
                 assert arrays["adversarial"].max() <= 1
                 change = np.abs(arrays["adversarial"] - arrays["clean"]).sum((1, 2, 3)) * arrays["unit"]
                 assert (change <= threat["eps"] + 1e-3).all()
+    written, kept = pd.read_csv(run.folder / "samples.csv"), pq.read_table(run.folder / "samples.parquet").to_pandas()
+    assert list(written.columns) == list(kept.columns)
+    assert (written["changes"] == kept["changes"]).all()
     page = run.report.read_text()
     for text in ("12 changed events", "SpikeFool", "events inserted and deleted at a pixel", "number of moved events"):
         assert text in page

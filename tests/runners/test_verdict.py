@@ -60,7 +60,9 @@ def sharpened(digits_model):
 def test_a_sharp_surrogate_is_named_whatever_list_of_attacks_is_asked_for(attacks, named, digits_model, digits_test):
     """Without the ensemble, which would break the network, and in any order."""
     for order in (attacks, attacks[::-1]):
-        run, types = audited(sharpened(digits_model), digits_test, attacks=[each if isinstance(each, dict) else {"attack": each} for each in order])
+        run, types = audited(
+            sharpened(digits_model), digits_test, attacks=[each if isinstance(each, dict) else {"attack": each} for each in order]
+        )
         assert named <= types
         assert run.exit_code == 3
 
