@@ -124,6 +124,8 @@ results-hardening: $(BENCH)/.installed
 	done
 	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --data cifar10 --channels 0.25 --epochs 4 --eps 2/255,4/255 \
 		--augment shift-flip --json docs/results/data/hardening/training-cifar10.json
+	$(BENCH)/bin/python benchmarks/hardening.py --threads 1 --data cifar10 --network vgg9 --channels 0.25 --epochs 4 --eps 2/255,4/255 \
+		--augment shift-flip --recipes hire,at --json docs/results/data/hardening/training-cifar10-vgg9.json
 	$(BENCH)/bin/python benchmarks/robust_time.py --threads 1 --json docs/results/data/hardening/robust_time.json
 	$(BENCH)/bin/python benchmarks/dp_audit.py --threads 1 --seeds 5 --json docs/results/data/hardening/dp_audit.json
 	$(BENCH)/bin/python benchmarks/private.py --threads 1 --json docs/results/data/hardening/private.json

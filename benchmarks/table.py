@@ -89,7 +89,7 @@ what was expected, is in [core-findings.md](core-findings.md).
     "hardening": Document(
         (
             *("training-mnist", "training-mnist-conv", "training-mnist-full-hire", "training-mnist-full-at", "robust_time"),
-            *("training-cifar10", "private", "seal", "dp_audit", "certify", "certify-conv"),
+            *("training-cifar10", "training-cifar10-vgg9", "private", "seal", "dp_audit", "certify", "certify-conv"),
         ),
         f"""# Hardening
 
