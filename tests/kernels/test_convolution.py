@@ -171,19 +171,23 @@ def test_winograd_is_for_3x3_with_stride_1_alone():
         assert not convolution.tiles(weight, g)
 
 
+@pytest.mark.parametrize("inputs", [1, 5, 8, 19, 32])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("g", [GEOMETRIES[n][3] for n in ("plain", "strided", "dilated", "overpadded")])
-def test_few_outputs_equal_the_dense_convolution(g, channels):
+def test_few_outputs_equal_the_dense_convolution(g, channels, inputs, lanes):
     torch.manual_seed(5)
-    weight, bias, x = torch.randn(32, channels, 3, 3), torch.randn(channels), torch.randn(2, channels, 9, 27)
+    weight, bias, x = torch.randn(inputs, channels, 3, 3), torch.randn(channels), torch.randn(2, channels, 9, 27)
+    assert not convolution.few(torch.empty(8, 5, 3, 3), g, transposed=True)
     assert convolution.few(weight, g, transposed=True)
-    assert not convolution.few(weight, g)
     to_out = torch.randn_like(dense(x, weight, None, g))
     expected = torch.nn.grad.conv2d_input(x.shape, weight, to_out, g.stride, g.padding, g.dilation)
     back = convolution.pack(weight, transposed=True, method="few")
     torch.testing.assert_close(convolution.input_gradient(to_out, back, (9, 27), g), expected, rtol=1e-4, atol=1e-4)
-    ahead = torch.randn(channels, 32, 3, 3)
-    assert convolution.few(ahead, g)
+    ahead = torch.randn(channels, inputs, 3, 3)
+    assert convolution.few(ahead, g) == (g.stride == (1, 1))
+    assert not convolution.few(torch.empty(5, 8, 3, 3), g)
+    if g.stride != (1, 1):
+        return
     torch.testing.assert_close(
         convolution.convolve(to_out, convolution.pack(ahead, method="few"), bias, g),
         dense(to_out, ahead, bias, g),

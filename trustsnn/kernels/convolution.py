@@ -25,8 +25,8 @@ DENSE_ABOVE = 0.65
 Method = Literal["sum", "half", "tiles", "half tiles", "few"]
 """How a convolution is computed: "sum" adds what the active inputs add; "half" (for gradients) multiplies everything out in
 bfloat16, summed in float32, good to .3 %; "tiles" is Winograd's F(4x4, 3x3), a fourth of the products whatever the density,
-good to 2e-6, and "half tiles" the same with products in bfloat16 (for gradients), good to 3 %; "few" takes dot products over
-the inputs where there are no more than 4 outputs."""
+good to 2e-6, and "half tiles" the same with products in bfloat16 (for gradients), good to 3 %; "few" takes neighbouring
+pixels at a time where there are no more than 4 outputs."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,8 @@ def tiles(weight: Tensor, geometry: Geometry, *, transposed: bool = False) -> bo
 
 
 def few(weight: Tensor, geometry: Geometry, *, transposed: bool = False) -> bool:
-    """Whether "few" serves: at most 4 outputs, and a multiple of 16 inputs."""
-    outputs, inputs = weight.shape[:2] if not transposed else weight.shape[1::-1]
-    return geometry.groups == 1 and outputs <= 4 and inputs % 16 == 0
+    """Whether "few" serves: at most 4 outputs in one group, of a convolution with stride 1 or the gradient of any."""
+    return geometry.groups == 1 and weight.shape[transposed] <= 4 and (transposed or geometry.stride == (1, 1))
 
 
 def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: Method = "sum") -> Packed:
@@ -79,7 +78,7 @@ def pack(weight: Tensor, groups: int = 1, *, transposed: bool = False, method: M
     chunks = -(-(outputs // groups) // chunk)
     if method == "few":
         turned = weight.transpose(0, 1).flip(2, 3) if transposed else weight
-        return Packed(turned.permute(2, 3, 0, 1).contiguous(), shape, method)  # type: ignore[arg-type]
+        return Packed(turned.permute(2, 3, 1, 0).contiguous(), shape, method)  # type: ignore[arg-type]
     if method == "half":
         turned = weight.transpose(0, 1).flip(2, 3) if transposed else weight
         turned = F.pad(turned, (0, 0, 0, 0, 0, inputs % 2, 0, -outputs % chunk))

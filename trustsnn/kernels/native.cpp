@@ -352,7 +352,7 @@ void trustsnn_winograd_bf16(const Shape *shape, const float *in, const uint16_t 
 #endif
 }
 
-// To at most 4 outputs from a multiple of 16 inputs in one group; weights [kernel_h][kernel_w][outputs][inputs].
+// To at most 4 outputs in one group with stride 1; weights [kernel_h][kernel_w][inputs][outputs].
 void trustsnn_convolve_few(const Shape *shape, const float *in, const float *weight, const float *bias, float *out) {
     PICK(convolve_few(*shape, in, weight, bias, out))
 }

@@ -7,7 +7,7 @@ typedef uint16_t H __attribute__((vector_size(LANES * 2)));
 typedef V AnyV __attribute__((aligned(4), may_alias));
 typedef H AnyH __attribute__((aligned(2), may_alias));
 
-static inline V all(float value) { return V{} + value; }
+static inline V all(float value) { return value - V{}; }
 static inline V load(const float *from) { return *reinterpret_cast<const AnyV *>(from); }
 static inline void store(float *to, V value) { *reinterpret_cast<AnyV *>(to) = value; }
 static inline V choose(I mask, V yes, V no) { return (V)((mask & (I)yes) | (~mask & (I)no)); }
@@ -22,17 +22,6 @@ static inline V multiply_add(V a, V b, V c) {
     return a * b + c;
 #endif
 }
-
-#if LANES >= 8
-// A vector's first eight lanes, or its second ones.
-static inline __m256 eight(V value, int half) {
-#if LANES == 16
-    return half ? _mm512_extractf32x8_ps((__m512)value, 1) : _mm512_castps512_ps256((__m512)value);
-#else
-    return (__m256)value;
-#endif
-}
-#endif
 
 // Stores past the cache: `to` is aligned to the vector.
 static inline void stream(float *to, V value) {

@@ -217,96 +217,112 @@ static inline int64_t source(int64_t place, int64_t up, int64_t size) {
     return place < size ? place : -1;
 }
 
-// To each of 8 totals the lanes of its vector are added, the first lane first.
-static inline void add_lanes(const V *sums, float *totals) {
+// A row [width][inputs] as `inputs` rows of pixels, `pitch` apart, from pixel `left` on and `up` apart: `to` is that of the first input.
+static void lay_out(const Shape &s, const float *row, int64_t pitch, float *to) {
+    const int64_t inputs = s.inputs, up = s.up_w;
+    const int64_t first = s.left < 0 ? divided(-s.left, up) : 0;
+    const int64_t last = std::min<int64_t>(s.width, (pitch - 1 - s.left) / up + 1);
+    int64_t x = first;
 #if LANES >= 8
-    __m256 total = _mm256_loadu_ps(totals);
-    for (int half = 0; half < LANES / 8; half++) {
-        __m256 pairs[8], fours[8];  // the lanes of two vectors, then of four, side by side
-        for (int k = 0; k < 8; k += 2) {
-            const __m256 a = eight(sums[k], half), b = eight(sums[k + 1], half);
-            pairs[k] = _mm256_unpacklo_ps(a, b), pairs[k + 1] = _mm256_unpackhi_ps(a, b);
-        }
-        for (int k = 0; k < 8; k += 4)
-            for (int i = 0; i < 2; i++) {
-                fours[k + 2 * i] = _mm256_shuffle_ps(pairs[k + i], pairs[k + 2 + i], 0x44);
-                fours[k + 2 * i + 1] = _mm256_shuffle_ps(pairs[k + i], pairs[k + 2 + i], 0xEE);
+    for (; up == 1 && x + 8 <= last && inputs >= 8; x += 8)
+        for (int64_t i = 0; i < inputs; i += 8) {
+            const int64_t input = std::min<int64_t>(i, inputs - 8);
+            const float *from = row + x * inputs + input;
+            __m256 pairs[8], fours[8];  // two pixels side by side, then four
+            for (int k = 0; k < 8; k += 2) {
+                const __m256 a = _mm256_loadu_ps(from + k * inputs), b = _mm256_loadu_ps(from + (k + 1) * inputs);
+                pairs[k] = _mm256_unpacklo_ps(a, b), pairs[k + 1] = _mm256_unpackhi_ps(a, b);
             }
-        for (int i = 0; i < 4; i++) total = _mm256_add_ps(total, _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x20));
-        for (int i = 0; i < 4; i++) total = _mm256_add_ps(total, _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x31));
-    }
-    _mm256_storeu_ps(totals, total);
-#else
-    for (int k = 0; k < 8; k++)
-        for (int lane = 0; lane < LANES; lane++) totals[k] += sums[k][lane];
+            for (int k = 0; k < 8; k += 4)
+                for (int half = 0; half < 2; half++) {
+                    fours[k + 2 * half] = _mm256_shuffle_ps(pairs[k + half], pairs[k + 2 + half], 0x44);
+                    fours[k + 2 * half + 1] = _mm256_shuffle_ps(pairs[k + half], pairs[k + 2 + half], 0xEE);
+                }
+            float *at = to + input * pitch + s.left + x;
+            for (int k = 0; k < 4; k++) {
+                _mm256_storeu_ps(at + k * pitch, _mm256_permute2f128_ps(fours[k], fours[4 + k], 0x20));
+                _mm256_storeu_ps(at + (4 + k) * pitch, _mm256_permute2f128_ps(fours[k], fours[4 + k], 0x31));
+            }
+        }
 #endif
+    for (; x < last; x++)
+        for (int64_t i = 0; i < inputs; i++) to[i * pitch + s.left + x * up] = row[x * inputs + i];
 }
 
-// PIXELS neighbours of a row of results from `column` on. Where they are several, no tap of theirs is outside of the row (EDGE: but for the
-// first pixel's on the left and the last one's on the right, which read `zeros`, as many as there are inputs).
-template <int OUTPUTS, int PIXELS, bool EDGE>
-static inline void convolve_few_pixels(const Shape &s, int64_t row, int64_t column, const float *image, const float *weight,
-                                       const float *bias, const float *zeros, float *out) {
-    const int COUNT = PIXELS * OUTPUTS, ROUND = (COUNT + 7) / 8 * 8;
-    const int64_t inputs = s.inputs, apart = s.stride_w * inputs, left = column * s.stride_w - s.left;
-    V sums[ROUND] = {};
+// SPAN vectors of neighbouring pixels of a row of results from `column` on. `lines` has the first input's pixels of each kernel row,
+// null where that is outside of the image.
+template <int OUTPUTS, int SPAN>
+static inline void convolve_few_pixels(const Shape &s, int64_t column, int64_t pitch, const float *const *lines, const float *weight,
+                                       const float *bias, float *out) {
+    const int SETS = SPAN * OUTPUTS > 4 ? 1 : SPAN * OUTPUTS > 2 ? 2 : 4;  // of sums, so that no addition waits for the last one
+    V sums[SETS][SPAN][OUTPUTS] = {};
     for (int64_t ky = 0; ky < s.kernel_h; ky++) {
-        const int64_t y = source(row * s.stride_h + ky * s.dilation_h - s.top, s.up_h, s.height);
-        if (y < 0) continue;
+        if (!lines[ky]) continue;
         for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-            const int64_t place = left + kx * s.dilation_w, x = PIXELS > 1 ? place : source(place, s.up_w, s.width);
-            if (PIXELS == 1 && x < 0) continue;
-            const float *from = image + (y * s.width + x) * inputs, *w = weight + (ky * s.kernel_w + kx) * OUTPUTS * inputs;
-            const float *first = EDGE && x < 0 ? zeros : from;
-            const float *last = EDGE && x + (PIXELS - 1) * s.stride_w >= s.width ? zeros : from + (PIXELS - 1) * apart;
-            for (int64_t i = 0; i < inputs; i += LANES)
-                for (int o = 0; o < OUTPUTS; o++) {
-                    const V by = load(w + o * inputs + i);
-                    for (int p = 0; p < PIXELS; p++) {
-                        const float *at = p == 0 ? first : p == PIXELS - 1 ? last : from + p * apart;
-                        sums[p * OUTPUTS + o] = multiply_add(load(at + i), by, sums[p * OUTPUTS + o]);
-                    }
+            const float *from = lines[ky] + column + kx * s.dilation_w;
+            const float *w = weight + (ky * s.kernel_w + kx) * s.inputs * OUTPUTS;
+            const auto add = [&](V (&to)[SPAN][OUTPUTS]) {
+                for (int p = 0; p < SPAN; p++) {
+                    const V pixels = load(from + p * LANES);
+                    for (int o = 0; o < OUTPUTS; o++) to[p][o] = multiply_add(pixels, all(w[o]), to[p][o]);
                 }
+                from += pitch, w += OUTPUTS;
+            };
+            int64_t i = 0;
+            for (; i + SETS <= s.inputs; i += SETS)
+                for (int set = 0; set < SETS; set++) add(sums[set]);
+            for (; i < s.inputs; i++) add(sums[0]);
         }
     }
-    float totals[ROUND];
-    for (int k = 0; k < ROUND; k++) totals[k] = bias ? bias[k % OUTPUTS] : 0.0f;
-    if (PIXELS > 1)
-        for (int k = 0; k < ROUND; k += 8) add_lanes(sums + k, totals + k);
-    else
-        for (int lane = 0; lane < LANES; lane++)
-            for (int o = 0; o < OUTPUTS; o++) totals[o] += sums[o][lane];
-    std::memcpy(out + column * OUTPUTS, totals, COUNT * sizeof(float));
+    V total[SPAN][OUTPUTS];
+    for (int p = 0; p < SPAN; p++)
+        for (int o = 0; o < OUTPUTS; o++) {
+            total[p][o] = all(bias ? bias[o] : 0.0f);
+            for (int set = 0; set < SETS; set++) total[p][o] += sums[set][p][o];
+        }
+    const int64_t count = std::min<int64_t>(SPAN * LANES, s.columns - column);
+    for (int64_t k = 0; k < count; k++)
+        for (int o = 0; o < OUTPUTS; o++) out[(column + k) * OUTPUTS + o] = total[k / LANES][o][k % LANES];
 }
 
+// Rows `begin` to `end` of an image's results. The rows of the input that they read are kept, laid out by pixels, in a ring.
 template <int OUTPUTS>
-static void convolve_few_row(const Shape &s, int64_t item, const float *in, const float *weight, const float *bias, float *out) {
-    const int PIXELS = OUTPUTS == 1 ? 8 : 4;  // whose sums are added up side by side
-    const float *image = in + item / s.rows * s.height * s.width * s.inputs;
-    float *zeros = static_cast<float *>(scratch(2, s.inputs * sizeof(float)));
-    std::memset(zeros, 0, s.inputs * sizeof(float));
-    const auto inside = [&](int64_t from, int64_t to) {
-        return s.up_w == 1 && from * s.stride_w >= s.left && to * s.stride_w + (s.kernel_w - 1) * s.dilation_w - s.left < s.width;
-    };
-    out += item * s.columns * OUTPUTS;
-    for (int64_t column = 0; column < s.columns;) {
-        const int64_t begin = std::min<int64_t>(column, s.columns - PIXELS), end = begin + PIXELS;  // the row's last ones once more
-        if (begin >= 0 && inside(begin, end - 1))
-            convolve_few_pixels<OUTPUTS, PIXELS, false>(s, item % s.rows, begin, image, weight, bias, zeros, out), column = end;
-        else if (begin >= 0 && inside(begin + 1, end - 2))
-            convolve_few_pixels<OUTPUTS, PIXELS, true>(s, item % s.rows, begin, image, weight, bias, zeros, out), column = end;
-        else
-            convolve_few_pixels<OUTPUTS, 1, false>(s, item % s.rows, column++, image, weight, bias, zeros, out);
+static void convolve_few_rows(const Shape &s, const float *image, int64_t begin, int64_t end, const float *weight, const float *bias,
+                              float *out) {
+    const int64_t ring = (s.kernel_h - 1) * s.dilation_h + 1, wide = divided(s.columns, LANES) * LANES;
+    const int64_t pitch = wide + (s.kernel_w - 1) * s.dilation_w, size = s.inputs * pitch;
+    float *planes = static_cast<float *>(scratch(2, ring * size * sizeof(float)));
+    const float **lines = static_cast<const float **>(scratch(3, s.kernel_h * sizeof(float *)));
+    std::memset(planes, 0, ring * size * sizeof(float));
+    int64_t known = begin > s.top ? divided(begin - s.top, s.up_h) : 0;  // the next row of the input that is not laid out
+    for (int64_t row = begin; row < end; row++) {
+        for (int64_t ky = 0; ky < s.kernel_h; ky++) {
+            const int64_t y = source(row + ky * s.dilation_h - s.top, s.up_h, s.height);
+            lines[ky] = y < 0 ? nullptr : planes + y % ring * size;
+            for (; known <= y; known++) lay_out(s, image + known * s.width * s.inputs, pitch, planes + known % ring * size);
+        }
+        for (int64_t column = 0; column < wide;) {
+            const int64_t left = (wide - column) / LANES;
+            if (left >= 4) convolve_few_pixels<OUTPUTS, 4>(s, column, pitch, lines, weight, bias, out), column += 4 * LANES;
+            else if (left >= 2) convolve_few_pixels<OUTPUTS, 2>(s, column, pitch, lines, weight, bias, out), column += 2 * LANES;
+            else convolve_few_pixels<OUTPUTS, 1>(s, column, pitch, lines, weight, bias, out), column += LANES;
+        }
+        out += s.columns * OUTPUTS;
     }
 }
 
-// A convolution to no more than FEW outputs from a multiple of LANES inputs, which then fill the vectors: dot products with
-// weights [kernel_h][kernel_w][outputs][inputs].
+// A convolution with stride 1 to no more than FEW outputs, whose neighbouring pixels fill the vectors; weights [kernel_h][kernel_w][inputs]
+// [outputs]. A sum is the same with any number of lanes but for the rounding of a fused product.
 static void convolve_few(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
     static_assert(FEW == 4, "one case for each number of outputs");
-    const auto row = s.outputs == 1 ? convolve_few_row<1> : s.outputs == 2 ? convolve_few_row<2>
-                   : s.outputs == 3 ? convolve_few_row<3> : convolve_few_row<4>;
-    parallel(s.images * s.rows, s.threads, [&](int64_t item) { row(s, item, in, weight, bias, out); });
+    const auto rows = s.outputs == 1 ? convolve_few_rows<1> : s.outputs == 2 ? convolve_few_rows<2>
+                    : s.outputs == 3 ? convolve_few_rows<3> : convolve_few_rows<4>;
+    const int64_t parts = s.images < 4 * s.threads ? std::min<int64_t>(s.threads, s.rows) : 1, band = divided(s.rows, parts);
+    parallel(s.images * parts, s.threads, [&](int64_t item) {
+        const int64_t image = item / parts, begin = item % parts * band, end = std::min(begin + band, s.rows);
+        if (begin < end)
+            rows(s, in + image * s.height * s.width * s.inputs, begin, end, weight, bias, out + (image * s.rows + begin) * s.columns * s.outputs);
+    });
 }
 
 template <class Number>
