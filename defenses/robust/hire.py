@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from trustsnn.defenses.robust.base import Robust
 from trustsnn.errors import ConfigError
+from trustsnn.kernels.convolution import channels_last
 from trustsnn.models.network import Membranes, SpikingNetwork
 from trustsnn.neurons.estimator import over_time
 from trustsnn.rng import Draws
@@ -65,11 +66,12 @@ class HIRE(Robust):
         """A loss for each period."""
         self.check(model)
         length = model.spec.steps // self.periods
+        x = channels_last(x) if x.dim() == 4 else x  # as the first layer and the gradient have it
         delta, readout = torch.zeros_like(x), x.new_zeros(())
         membranes: Membranes = {}
         for start in range(0, model.spec.steps, length):
             end = start + length
-            noisy = (x + delta).clamp_(0, 1).requires_grad_(end < model.spec.steps)
+            noisy = (x + delta if start else x).clamp(0, 1).requires_grad_(end < model.spec.steps)
             logits = model.part(noisy, range(start, end), membranes, generator_of(model, draws))
             readout = readout.detach() + over_time(logits)
             yield cross_entropy(readout / end, y, label_smoothing=self.label_smoothing), readout / end
