@@ -311,8 +311,8 @@ static void convolve_few_rows(const Shape &s, const float *image, int64_t begin,
     }
 }
 
-// A convolution with stride 1 to no more than FEW outputs, whose neighbouring pixels fill the vectors; weights [kernel_h][kernel_w][inputs]
-// [outputs]. A sum is the same with any number of lanes but for the rounding of a fused product.
+// A convolution with stride 1 to no more than FEW outputs, whose neighbouring pixels fill the vectors; weights
+// [kernel_h][kernel_w][inputs][outputs].
 static void convolve_few(const Shape &s, const float *in, const float *weight, const float *bias, float *out) {
     static_assert(FEW == 4, "one case for each number of outputs");
     const auto rows = s.outputs == 1 ? convolve_few_rows<1> : s.outputs == 2 ? convolve_few_rows<2>
@@ -321,7 +321,8 @@ static void convolve_few(const Shape &s, const float *in, const float *weight, c
     parallel(s.images * parts, s.threads, [&](int64_t item) {
         const int64_t image = item / parts, begin = item % parts * band, end = std::min(begin + band, s.rows);
         if (begin < end)
-            rows(s, in + image * s.height * s.width * s.inputs, begin, end, weight, bias, out + (image * s.rows + begin) * s.columns * s.outputs);
+            rows(s, in + image * s.height * s.width * s.inputs, begin, end, weight, bias,
+                 out + (image * s.rows + begin) * s.columns * s.outputs);
     });
 }
 
