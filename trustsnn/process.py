@@ -1,4 +1,4 @@
-"""Settings of the whole process that make it faster. Only the command line calls these, for its own process."""
+"""Settings of the whole process that make it faster. The command line calls these for its own process; a program of yours may."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's mmap and trim thresholds to 1 and 2 GiB; False where there is no glibc.
+    """Raise glibc's mmap and trim thresholds to 1 GiB (32 MiB before glibc 2.35, which takes no more) and 2 GiB; False where there is
+    no glibc.
 
     glibc otherwise gives back every large block and faults it in again, at every layer of every step.
     """
@@ -18,7 +19,8 @@ def keep_freed_memory() -> bool:
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        return bool(libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+        kept = any(libc.mallopt(_M_MMAP_THRESHOLD, most) for most in (1 << 30, 1 << 25))
+        return kept and bool(libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
     except (OSError, AttributeError):
         return False
 

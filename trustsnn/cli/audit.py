@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trustsnn.cli import train as options
 from trustsnn.cli.seal import KeyOption, opened, takes_key
 
 
@@ -90,14 +91,9 @@ def audit(
         settings["samples"] = samples or None
     make_config(settings, str(config) if config is not None else "the options")
 
-    from trustsnn.process import keep_freed_memory, sleep_while_waiting
-
-    keep_freed_memory()
-    sleep_while_waiting()
+    options.prepare(threads)
     from trustsnn.runners.audit import audit as run_audit
-    from trustsnn.runners.environment import set_threads
 
-    set_threads(threads)
     run = run_audit(
         opened(model, key, weights), data, out=out, weights=weights, split=split, data_root=data_root, download=download, quiet=quiet,
         command=_command(model, data, split, config, given, samples, weights, sealed=key is not None), **settings,

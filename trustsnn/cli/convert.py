@@ -12,7 +12,7 @@ from rich.table import Table
 
 from trustsnn.cli import private
 from trustsnn.cli.seal import KeyOption, takes_key
-from trustsnn.cli.train import flag
+from trustsnn.cli.train import flag, prepare
 from trustsnn.data import splits
 from trustsnn.errors import ConfigError
 
@@ -85,10 +85,7 @@ def convert(
         return
     if data is None:
         raise ConfigError(f"The conversion {method!r} needs --data: where the network and the ANN are compared.")
-    from trustsnn.process import keep_freed_memory, sleep_while_waiting
-
-    keep_freed_memory()
-    sleep_while_waiting()
+    prepare(threads)
     import copy
 
     import trustsnn
@@ -96,10 +93,8 @@ def convert(
     from trustsnn.conversion import CALIBRATIONS, Calibration, compare, table
     from trustsnn.conversion import convert as convert_network
     from trustsnn.data import load
-    from trustsnn.runners.environment import set_threads
     from trustsnn.runners.resolve import fit
 
-    set_threads(threads)
     ann = load_network(model, key=key)
     if method in CALIBRATIONS:
         sets = splits(data, data_root, download)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trustsnn.cli.seal import KeyOption, takes_key
+from trustsnn.cli.train import prepare
 
 if TYPE_CHECKING:
     from trustsnn.language import Bits
@@ -30,18 +31,13 @@ def spikegpt(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """SpikeGPT on a text, held against a trigram. The same command goes on where a killed run stopped."""
-    from trustsnn.process import keep_freed_memory, sleep_while_waiting
-
-    keep_freed_memory()
-    sleep_while_waiting()
+    prepare(threads)
     from trustsnn import language
     from trustsnn.checkpoint import check_out
     from trustsnn.errors import DataError
     from trustsnn.language.bits import BLOCK
-    from trustsnn.runners.environment import set_threads
     from trustsnn.runners.progress import TrainingReporter
 
-    set_threads(threads)
     corpus = language.Corpus.of(language.read_text(text), tokens)
     begin, end = corpus.span("test")
     block = BLOCK if end - begin >= 2 * BLOCK else (end - begin) // 8
