@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -78,6 +80,40 @@ def in_process(monkeypatch):
             import_module(module)
     for setting in ("keep_freed_memory", "sleep_while_waiting"):
         monkeypatch.setattr(f"trustsnn.process.{setting}", lambda: None)
+
+
+@pytest.fixture
+def here(in_process, monkeypatch, capsys, tmp_path):
+    """A function that runs the entry point with these words in `tmp_path`, in this process for speed: exit code and what it prints."""
+    import torch
+
+    from trustsnn.cli.main import main
+
+    threads = torch.get_num_threads()
+
+    def invoke(*arguments, cwd=tmp_path):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in arguments])
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    yield invoke
+    torch.set_num_threads(threads)
+    sys.modules.pop("own", None)
+
+
+@pytest.fixture
+def said(here):
+    """As `here`: what a command prints, its errors where it is to exit with another `code` than 0."""
+
+    def said(*arguments, code=0):
+        done = here(*arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
+
+    return said
 
 
 @pytest.fixture

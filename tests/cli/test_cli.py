@@ -22,34 +22,12 @@ def run(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
-@pytest.fixture
-def here(in_process, monkeypatch, capsys):
-    """As `run`, in this process for speed: what the entry point does with these words in that folder."""
-    import torch
-
-    from trustsnn.cli.main import main
-
-    threads = torch.get_num_threads()
-
-    def invoke(*arguments, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in arguments])
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
-
-    yield invoke
-    torch.set_num_threads(threads)
-    sys.modules.pop("own", None)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(digits_model, tmp_path_factory):
     return trustsnn.save(digits_model, tmp_path_factory.mktemp("models") / "digits")
 
 
-def test_train_audit_report_compare_inspect(tmp_path):
+def test_train_audit_report_compare_inspect(tmp_path, here):
     trained = run("train", "bptt", "--model", "mlp", "--data", "digits", "--epochs", "6", "--out", "m", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "test samples correct (95 % interval" in trained.stdout
@@ -62,20 +40,20 @@ def test_train_audit_report_compare_inspect(tmp_path):
     assert "[7/7]" in audited.stderr
     assert json.loads((tmp_path / "r" / "run.json").read_text())["config"]["command"].endswith("--config audit.yaml --out RUN")
     before = (tmp_path / "r" / "run.json").read_bytes()
-    failed = run("report", "r", "--format", "md", "--gate", "clean_accuracy >= 1.0", cwd=tmp_path)
+    failed = here("report", "r", "--format", "md", "--gate", "clean_accuracy >= 1.0", cwd=tmp_path)
     assert failed.returncode == 1
     assert (tmp_path / "r" / "run.json").read_bytes() == before
-    assert run("report", "r", cwd=tmp_path).returncode == 0
-    other = run(
+    assert here("report", "r", cwd=tmp_path).returncode == 0
+    other = here(
         "audit", "m", "--data", "digits", "--samples", "40", "--eps", "0.05", "--attacks", "pgd", "--out", "s", cwd=tmp_path
     )
     assert other.returncode == 0
-    compared = run("compare", "r", "s", cwd=tmp_path)
+    compared = here("compare", "r", "s", cwd=tmp_path)
     assert compared.returncode == 0
     assert "0.05" in compared.stdout
-    inspected = run("inspect", "m", cwd=tmp_path)
+    inspected = here("inspect", "m", cwd=tmp_path)
     assert "SpikingNeuron(leak=0.5" in inspected.stdout
-    again = run("train", "bptt", "--model", "mlp", "--data", "digits", "--epochs", "6", "--out", "m", cwd=tmp_path)
+    again = here("train", "bptt", "--model", "mlp", "--data", "digits", "--epochs", "6", "--out", "m", cwd=tmp_path)
     assert again.returncode == 0
     assert "[6/6]" not in again.stderr  # nothing is trained twice
 
@@ -250,7 +228,7 @@ def test_an_npz_without_splits_is_split_for_training(tmp_path):
     assert float(result.stdout.split(": ")[1].split("%")[0]) < 60  # random labels cannot be learnt
 
 
-def test_natural_shift_and_chips_from_the_command_line(checkpoint, tmp_path):
+def test_natural_shift_and_chips_from_the_command_line(checkpoint, tmp_path, here):
     options = [
         "--attacks",
         "none",
@@ -267,14 +245,14 @@ def test_natural_shift_and_chips_from_the_command_line(checkpoint, tmp_path):
         "--chips",
         "2",
     ]
-    result = run("audit", checkpoint, "--data", "digits", "--samples", "20", *options, "--out", "r", cwd=tmp_path)
+    result = here("audit", checkpoint, "--data", "digits", "--samples", "20", *options, "--out", "r", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "[6/16] out of distribution: noise: energy AUROC" in result.stderr
     words = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["command"]
     assert "--corruptions fog,jpeg --severities 1,5 --ood noise" in words
     assert "--twin pcm@1h+adc:noise=0,ir-drop" in words
     assert "--chips 2" in words
-    assert "polarity-flip" in run("list", "corruptions", cwd=tmp_path).stdout
+    assert "polarity-flip" in here("list", "corruptions", cwd=tmp_path).stdout
 
 
 def test_a_profile_takes_the_place_of_a_files_attacks(checkpoint, tmp_path, here):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,14 +16,11 @@ from trustsnn.data import load
 from trustsnn.neurons.estimator import neurons_of
 
 
-def run(*arguments, code=0):
-    """What the command prints; its error where it is to exit with another code than 0."""
-    done = subprocess.run(
-        [sys.executable, "-m", "trustsnn", *map(str, arguments)],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stderr if code else done.stdout
+def run(*arguments):
+    """What a command prints in a process of its own, for what is made once for all tests here."""
+    done = subprocess.run([sys.executable, "-m", "trustsnn", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +42,26 @@ def test_train_qcfs_keeps_its_settings(trained):
 
 
 @pytest.mark.parametrize(("arguments", "steps"), [(["--double"], 3), (["--method", "rate", "--steps", 6], 6)])
-def test_convert_writes_a_network_and_says_where_it_differs(trained, tmp_path, arguments, steps):
-    said = run("convert", trained, "--data", "digits", "--samples", 50, "--out", tmp_path / "snn", *arguments)
+def test_convert_writes_a_network_and_says_where_it_differs(trained, tmp_path, arguments, steps, said):
+    printed = said("convert", trained, "--data", "digits", "--samples", 50, "--out", tmp_path / "snn", *arguments)
     spiking = trustsnn.load(tmp_path / "snn")
     assert spiking.spec.steps == steps
     config = json.loads((tmp_path / "snn" / "config.json").read_text())
     assert config["training"]["ann"] == model_hash(trustsnn.load(trained))
-    lines = [line.split() for line in said.splitlines()]
+    lines = [line.split() for line in printed.splitlines()]
     layers = [line for line in lines if line and line[0].startswith("layers.")]
     assert [line[0] for line in layers] == ["layers.2", "layers.4"]
     assert all(line[1] == f"{50 * spiking.layers[1].out_features:,}" for line in layers)
     assert all(line[3:6] == ["n", "=", "0"] for line in layers) == ("--double" in arguments)
-    difference = float(re.search(r"logits differ by up to (\S+)\.\s", said)[1])
+    difference = float(re.search(r"logits differ by up to (\S+)\.\s", printed)[1])
     assert (difference < 1e-8) == ("--double" in arguments)
-    assert "of 50 (95 % interval" in said
-    assert "spikes a sample" in said
+    assert "of 50 (95 % interval" in printed
+    assert "spikes a sample" in printed
 
 
-def test_a_mistake_is_one_message_and_writes_nothing(trained, tmp_path):
-    said = run("convert", trained, "--data", "digits", "--out", tmp_path / "snn", "--steps", 4, code=2)
-    assert said.strip() == "error: Expected 3 bit-serial steps for 7 levels, got 4: L = 2^T - 1."
+def test_a_mistake_is_one_message_and_writes_nothing(trained, tmp_path, said):
+    printed = said("convert", trained, "--data", "digits", "--out", tmp_path / "snn", "--steps", 4, code=2)
+    assert printed.strip() == "error: Expected 3 bit-serial steps for 7 levels, got 4: L = 2^T - 1."
     assert not (tmp_path / "snn").exists()
 
 
@@ -76,21 +72,21 @@ def rectified_folder(tmp_path_factory):
     return out
 
 
-def test_calibration_uses_the_training_split_and_says_where_error_enters(rectified_folder, tmp_path):
+def test_calibration_uses_the_training_split_and_says_where_error_enters(rectified_folder, tmp_path, said):
     arguments = ["--method", "calibrate-advanced", "--steps", 3, "--calibration", 50, "--iterations", 3, "--initial", 0.5]
-    said = run("convert", rectified_folder, "--data", "digits", "--samples", 50, "--out", tmp_path / "snn", *arguments)
+    printed = said("convert", rectified_folder, "--data", "digits", "--samples", 50, "--out", tmp_path / "snn", *arguments)
     spiking, ann = trustsnn.load(tmp_path / "snn"), trustsnn.load(rectified_folder)
     given = Calibration(load("digits", "train").take(50), initial=0.5, iterations=3)
     assert model_hash(spiking) == model_hash(convert(ann, "calibrate-advanced", steps=3, calibration=given))
     assert json.loads((tmp_path / "snn" / "config.json").read_text())["training"]["method"] == "calibrate-advanced"
-    assert "nearest spike count" in said
-    assert re.search(r"layers.2 +2,550 ", said)
+    assert "nearest spike count" in printed
+    assert re.search(r"layers.2 +2,550 ", printed)
 
 
-def test_hybrid_goes_on_from_an_ann(rectified_folder, tmp_path):
+def test_hybrid_goes_on_from_an_ann(rectified_folder, tmp_path, said):
     arguments = ["--ann", rectified_folder, "--data", "digits", "--out", tmp_path / "snn", "--epochs", 1, "--steps", 2, "--quiet"]
-    said = run("train", "hybrid", *arguments, "--diet", "--stdb")
-    assert "test samples correct (95 % interval" in said
+    printed = said("train", "hybrid", *arguments, "--diet", "--stdb")
+    assert "test samples correct (95 % interval" in printed
     spiking, ann = trustsnn.load(tmp_path / "snn"), trustsnn.load(rectified_folder)
     assert spiking.spec.steps == 2
     assert {float(layer.threshold.detach()) for layer in neurons_of(spiking)} != {1.0}  # DIET-SNN learns it
@@ -98,27 +94,29 @@ def test_hybrid_goes_on_from_an_ann(rectified_folder, tmp_path):
     assert training["recipe"] == "hybrid"
     assert training["ann"] == model_hash(ann)
     assert training["estimator"] == {"name": "stdb", "alpha": 0.3, "beta": 0.01}
-    refused = run("train", "hybrid", *arguments, "--diet", code=2)
+    refused = said("train", "hybrid", *arguments, "--diet", code=2)
     assert "holds a training run of other settings (start differ)" in refused
 
 
 @pytest.mark.parametrize(
     ("option", "message"), [("--epochs", "epochs of at least 1, got 0"), ("--calibration", "at least 1 sample, got 0")]
 )
-def test_nothing_is_not_taken_for_not_given(option, message, rectified_folder, tmp_path):
+def test_nothing_is_not_taken_for_not_given(option, message, rectified_folder, tmp_path, said):
     given = {"--epochs": 1, "--calibration": 20, option: 0}
     arguments = [each for pair in given.items() for each in pair]
-    refused = run("train", "hybrid", "--ann", rectified_folder, "--data", "digits", "--out", tmp_path / "snn", *arguments, code=2)
+    refused = said(
+        "train", "hybrid", "--ann", rectified_folder, "--data", "digits", "--out", tmp_path / "snn", *arguments, code=2
+    )
     assert message in refused
 
 
-def test_hybrid_goes_on_from_a_qcfs_network_without_calibration(trained, tmp_path):
+def test_hybrid_goes_on_from_a_qcfs_network_without_calibration(trained, tmp_path, said):
     arguments = ["--ann", trained, "--data", "digits", "--out", tmp_path / "snn", "--epochs", 1, "--steps", 2, "--quiet"]
-    refused = run("train", "hybrid", *arguments, "--scale", 0.7, code=2)
+    refused = said("train", "hybrid", *arguments, "--scale", 0.7, code=2)
     assert "takes no calibration" in refused
     assert not (tmp_path / "snn").exists()
-    said = run("train", "hybrid", *arguments)
-    assert "test samples correct (95 % interval" in said
+    printed = said("train", "hybrid", *arguments)
+    assert "test samples correct (95 % interval" in printed
     spiking, ann = trustsnn.load(tmp_path / "snn"), trustsnn.load(trained)
     training = json.loads((tmp_path / "snn" / "config.json").read_text())["training"]
     assert training["weights"] == model_hash(hybrid_start(ann, 2))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from fractions import Fraction
 
 import pytest
@@ -99,19 +97,15 @@ def test_a_foreign_model_is_refused(digits, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command(plain, tmp_path):
+def test_the_command(plain, tmp_path, here):
     trustsnn.save(plain, tmp_path / "plain")
     words = ["harden", "plain", "--data", "digits", "--epochs", "1", "--eps", "0.1", "--samples", "12", "--quiet"]
 
-    def run(*more):
-        command = [sys.executable, "-m", "trustsnn", *words, *more]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-
-    done = run("--with", "tgo", "--out", "out")
+    done = here(*words, "--with", "tgo", "--out", "out")
     assert done.returncode in (0, 3), done.stderr
     assert done.stdout.startswith("Within L∞ 0.1: ")
     assert (tmp_path / "out" / "hardening.html").is_file()
-    refused = run("--with", "tgoo", "--out", "other")
+    refused = here(*words, "--with", "tgoo", "--out", "other")
     assert refused.returncode == 2
     assert "Did you mean 'tgo'" in refused.stderr
     assert not (tmp_path / "other").exists()

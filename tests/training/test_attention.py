@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -180,21 +178,15 @@ def test_what_does_not_fit_is_refused(refuses, message, teacher, few):
         refuses(teacher, torch.from_numpy(few.batch(range(1))[0]))
 
 
-def command(*arguments):
-    done = subprocess.run([sys.executable, "-m", "trustsnn", *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_from_a_teacher_to_a_sparse_spiking_network_from_the_command_line(teacher, tmp_path):
+def test_from_a_teacher_to_a_sparse_spiking_network_from_the_command_line(teacher, tmp_path, said):
     trustsnn.save(teacher, tmp_path / "teacher")
     given = ["--data", "digits", "--quiet", "--threads", 1, "--epochs"]
-    said = command("train", "compress", "--ann", tmp_path / "teacher", "--out", tmp_path / "student", *given, 2, "--alpha", 2)
-    left = re.search(r"(\S+)% of [\d,]+ synapses are gone. Left: (.*)", said)
+    printed = said("train", "compress", "--ann", tmp_path / "teacher", "--out", tmp_path / "student", *given, 2, "--alpha", 2)
+    left = re.search(r"(\S+)% of [\d,]+ synapses are gone. Left: (.*)", printed)
     assert float(left[1]) >= 90
     training = json.loads((tmp_path / "student" / "config.json").read_text())["training"]
     assert training["losses"]["teacher"] == model_hash(teacher)
     assert training["losses"]["alpha"] == 2
-    said = command("train", "hybrid", "--ann", tmp_path / "student", "--steps", 2, "--out", tmp_path / "snn", *given, 1)
-    assert f"{left[1]}% of " in said
+    printed = said("train", "hybrid", "--ann", tmp_path / "student", "--steps", 2, "--out", tmp_path / "snn", *given, 1)
+    assert f"{left[1]}% of " in printed
     assert list(gone(trustsnn.load(tmp_path / "snn")).values()) == list(gone(trustsnn.load(tmp_path / "student")).values())

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,13 +259,9 @@ def test_sparse_training_reaches_its_share_resumes_and_is_saved(how, tmp_path, d
         (["--sparsity", "0.8", "--sparse", "lottery"], 2, "one of gradr, magnitude, random"),
     ],
 )
-def test_sparse_training_from_the_command_line(options, code, message, tmp_path):
+def test_sparse_training_from_the_command_line(options, code, message, tmp_path, here):
     arguments = ["--model", "mlp", "--data", "digits", "--channels", "0.25", "--epochs", "2", "--out", "m", "--quiet"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(trustsnn.__file__).parent.parent)}
-    done = subprocess.run(
-        [sys.executable, "-m", "trustsnn", "train", "bptt", *arguments, *options],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = here("train", "bptt", *arguments, *options)
     assert done.returncode == code, done.stderr
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

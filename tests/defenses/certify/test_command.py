@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -16,13 +14,16 @@ def folder(certified_model, tmp_path_factory):
     return str(trustsnn.save(certified_model, tmp_path_factory.mktemp("models") / "mlp"))
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "trustsnn", "certify", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def run(here):
+    def run(*arguments):
+        done = here("certify", *arguments)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
-def test_certify_writes_and_check_confirms(folder, tmp_path):
+def test_certify_writes_and_check_confirms(folder, tmp_path, run):
     out = tmp_path / "out"
     settings = ("--data", "digits", "--method", "ibp", "--largest", "0.05", "--rounds", 2, "--samples", 12, "--radii", "0,1/20")
     code, said, _ = run(folder, *settings, "--out", out)
@@ -60,7 +61,7 @@ def test_certify_writes_and_check_confirms(folder, tmp_path):
         (["M", "--check", "missing.json"], "go together"),
     ],
 )
-def test_a_mistake_is_one_message_and_writes_nothing(arguments, message, folder, tmp_path):
+def test_a_mistake_is_one_message_and_writes_nothing(arguments, message, folder, tmp_path, run):
     code, _, error = run(*[{"M": folder, "O": tmp_path / "out"}.get(word, word) for word in arguments])
     assert code == 2
     assert message in error
