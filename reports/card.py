@@ -105,7 +105,7 @@ def plain(value: object) -> str:
 
 
 def _holds(gate: Json) -> str:
-    return "yes" if gate["holds"] else "no"
+    return "yes" if gate["holds"] else "no" if gate["decided"] else "cannot be decided"
 
 
 def _code(value: object) -> str:

@@ -42,14 +42,20 @@ class Gate:
     bound: float
 
     def check(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Hold the gate against a summary: `{"gate", "value", "bound", "holds"}`. A figure without a value does not hold.
+        """Hold the gate against a summary: `{"gate", "value", "bound", "holds", "decided"}`. A figure without a value does not hold.
+
+        "decided" is false where the answer rests on a doubtful figure that may turn it. A robust accuracy can only fall: doubt
+        leaves open what asks for much of it and holds, and what asks for little and does not.
 
         Raises:
             ConfigError: the summary has no such figure.
         """
-        value = self._found(summary)[self.end]
+        figure = self._found(summary)
+        value = figure[self.end]
         holds = value is not None and _COMPARE[self.operator](value, self.bound)
-        return {"gate": self.text, "value": value, "bound": self.bound, "holds": holds}
+        stays = value is not None and self.figure == "robust_accuracy" and holds == (self.operator in ("<", "<="))
+        decided = figure["status"] == "ok" or stays
+        return {"gate": self.text, "value": value, "bound": self.bound, "holds": holds, "decided": decided}
 
     def _found(self, summary: dict[str, Any]) -> dict[str, Any]:
         if self.figure == "mean_corruption_error":

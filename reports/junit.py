@@ -15,7 +15,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit(record: Record, summary: Json) -> str:
     """The summary as JUnit XML, without times.
 
-    A gate that does not hold is a failure. A finding on an evaluation that cannot be trusted, and an evaluation that is
+    A gate that does not hold is a failure, one that doubt leaves open an error. A finding on an evaluation that cannot be trusted, and an evaluation that is
     missing, are errors: nothing was measured that could be called a failure.
     """
     from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
@@ -34,7 +34,8 @@ def junit(record: Record, summary: Json) -> str:
     ]
     for gate in summary["gates"]:
         text = f"measured {measured(gate['value'], gate['bound'])}, bound {bound_text(gate['bound'])}"
-        cases.append(case("gate", gate["gate"], *([] if gate["holds"] else [Failure(text, "gate")]), output=text))
+        result = Failure if gate["decided"] else Error
+        cases.append(case("gate", gate["gate"], *([] if gate["holds"] else [result(text, "gate")]), output=text))
 
     status = {line["key"]: line["status"] for line in summary["cells"]}
     for finding in summary["findings"]:

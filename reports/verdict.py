@@ -11,13 +11,13 @@ EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 def decide(record: Record, status: dict[str, str], gates: list[Json]) -> tuple[str, int]:
     """Verdict and exit code. `status` maps each planned cell to ok, inconclusive, error or missing.
 
-    An error, a missing cell or a doubtful clean cell: inconclusive. Else a gate that does not hold: fail (a robust accuracy
-    is an upper bound, so doubt can only make it worse). Else any doubtful cell: inconclusive. Else pass.
+    An error, a missing cell or a doubtful clean cell: inconclusive. Else a gate that does not hold, whatever the doubt: fail.
+    Else any doubtful cell: inconclusive. Else pass.
     """
     clean = [status[key] for key, cell in record.plan.items() if is_clean(cell)]
     if not clean or any(one != "ok" for one in clean) or {"error", "missing"} & set(status.values()):
         verdict = "inconclusive"
-    elif not all(gate["holds"] for gate in gates):
+    elif any(_failed(gate) for gate in gates):
         verdict = "fail"
     else:
         verdict = "inconclusive" if "inconclusive" in status.values() else "pass"
@@ -28,7 +28,7 @@ def sentence(record: Record, status: dict[str, str], summary: Json) -> str:
     """Why the verdict is what it is, in one to three plain sentences."""
     if summary["verdict"] == "inconclusive":
         return _why_not(record, status, summary)
-    broken = [gate for gate in summary["gates"] if not gate["holds"]]
+    broken = [gate for gate in summary["gates"] if _failed(gate)]
     if broken:
         first = broken[0]
         text = (
@@ -81,10 +81,18 @@ def _why_not(record: Record, status: dict[str, str], summary: Json) -> str:
         return "No verdict: the evaluation without an attack cannot be trusted, and every other figure rests on it."
     types = sorted({finding["type"] for finding in summary["findings"] if finding["cell"] in doubtful})
     why = f" ({', '.join(types)})" if types else ""
-    held = " Every gate holds on what was measured." if summary["gates"] else ""
+    unclear = [gate["gate"] for gate in summary["gates"] if not gate["holds"]]
+    if unclear:
+        held = f" Whether {unclear[0]} holds cannot be decided."
+    else:
+        held = " Every gate holds on what was measured." if summary["gates"] else ""
     return (
         f"No verdict: {len(doubtful)} of {total} cannot be trusted{why}, so the true robustness may be lower than measured.{held}"
     )
+
+
+def _failed(gate: Json) -> bool:
+    return not gate["holds"] and bool(gate["decided"])
 
 
 def _doubt(keys: list[str]) -> str:

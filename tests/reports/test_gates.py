@@ -12,12 +12,12 @@ from trustsnn.errors import ConfigError
 from trustsnn.reports.gates import Gate, check_planned, parse
 
 SUMMARY = {
-    "clean_accuracy": {"value": 0.95, "low": 0.9},
+    "clean_accuracy": {"value": 0.95, "low": 0.9, "status": "ok"},
     "robust_accuracy": [
-        {"norm": "linf", "eps": 8 / 255, "value": 0.4, "low": 0.3},
-        {"norm": "l2", "eps": 0.5, "value": None, "low": None},
+        {"norm": "linf", "eps": 8 / 255, "value": 0.4, "low": 0.3, "status": "ok"},
+        {"norm": "l2", "eps": 0.5, "value": None, "low": None, "status": "inconclusive"},
     ],
-    "natural_shift": {"mean_corruption_error": {"value": 0.2, "low": 0.1, "high": 0.3}},
+    "natural_shift": {"mean_corruption_error": {"value": 0.2, "low": 0.1, "high": 0.3, "status": "ok"}},
 }
 
 
@@ -102,7 +102,29 @@ def test_any_text_is_a_gate_or_a_config_error(text):
 )
 def test_bounds(text, value, holds):
     gate = parse(text)
-    assert gate.check(SUMMARY) == {"gate": gate.text, "value": value, "bound": gate.bound, "holds": holds}
+    expected = {"gate": gate.text, "value": value, "bound": gate.bound, "holds": holds, "decided": value is not None}
+    assert gate.check(SUMMARY) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "holds", "decided"),
+    [
+        ("robust_accuracy[linf,0.1] >= 0.3", True, False),  # it can only be lower than measured
+        ("robust_accuracy[linf,0.1] > 0.5", False, True),
+        ("robust_accuracy[linf,0.1] <= 0.5", True, True),
+        ("lower(robust_accuracy[linf,0.1]) < 0.2", False, False),
+        ("mean_corruption_error <= 0.1", False, False),
+        ("mean_corruption_error <= 0.3", True, False),
+    ],
+)
+def test_what_doubt_may_turn(text, holds, decided):
+    doubtful = {"value": 0.4, "low": 0.3, "status": "inconclusive"}
+    summary = {
+        "robust_accuracy": [{"norm": "linf", "eps": 0.1, **doubtful}],
+        "natural_shift": {"mean_corruption_error": {"value": 0.2, "low": 0.1, "high": 0.3, "status": "inconclusive"}},
+    }
+    checked = parse(text).check(summary)
+    assert (checked["holds"], checked["decided"]) == (holds, decided)
 
 
 def test_a_gate_must_be_planned():

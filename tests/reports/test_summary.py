@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustsnn.errors import ConfigError
-from trustsnn.reports import summarise
+from trustsnn.reports import summarise, write
 from trustsnn.statistics import proportion
 
 
@@ -84,6 +84,9 @@ HOLDS, BROKEN = ["clean_accuracy >= 0.5"], ["clean_accuracy >= 0.9"]
         ("ok", "inconclusive", HOLDS, "inconclusive", 3),
         ("ok", "inconclusive", [], "inconclusive", 3),
         ("ok", "inconclusive", BROKEN, "fail", 1),
+        ("ok", "ok", ["robust_accuracy[linf,0.1] <= 0.5"], "fail", 1),
+        ("ok", "inconclusive", ["robust_accuracy[linf,0.1] <= 0.5"], "inconclusive", 3),  # the true one may be as low as that
+        ("ok", "inconclusive", ["robust_accuracy[linf,0.1] >= 0.9"], "fail", 1),
         ("ok", "error", HOLDS, "inconclusive", 3),
         ("ok", "error", BROKEN, "inconclusive", 3),
         ("ok", None, HOLDS, "inconclusive", 3),
@@ -109,6 +112,18 @@ def test_verdict_and_exit_code(builder, clean, attack, gates, verdict, code):
         assert summary["robust_accuracy"][0]["value"] is None
 
 
+def test_what_doubt_leaves_open_is_said(builder):
+    run = builder(gates=["robust_accuracy[linf,0.1] <= 0.5"], count=4)
+    run.done(run.cell(), [1, 1, 1, 0])
+    run.done(run.cell("fgsm", "linf", 0.1), [1, 1, 1, 0], status="inconclusive")
+    folder = run.write()
+    assert summarise(folder)["sentence"].endswith("Whether robust_accuracy[linf,0.1] <= 0.5 holds cannot be decided.")
+    pages = write(folder, ["html", "md", "junit"])
+    assert '<span class="state">cannot be decided</span>' in pages["html"].read_text()
+    assert "| cannot be decided |" in pages["md"].read_text()
+    assert "<error" in pages["junit"].read_text() and "<failure" not in pages["junit"].read_text()
+
+
 def test_a_smaller_ball_does_not_stand_in_for_a_missing_one(builder):
     run = builder(gates=["robust_accuracy[linf,0.2] >= 0"], count=2)
     run.done(run.cell(), [1, 1])
@@ -116,7 +131,9 @@ def test_a_smaller_ball_does_not_stand_in_for_a_missing_one(builder):
     run.cell("fgsm", "linf", 0.2)
     summary = summarise(run.write())
     assert [figure["value"] for figure in summary["robust_accuracy"]] == [1.0, None]
-    assert summary["gates"] == [{"gate": "robust_accuracy[linf,0.2] >= 0", "value": None, "bound": 0.0, "holds": False}]
+    assert summary["gates"] == [
+        {"gate": "robust_accuracy[linf,0.2] >= 0", "value": None, "bound": 0.0, "holds": False, "decided": False}
+    ]
 
 
 def test_no_clean_cell_is_no_verdict(builder):
