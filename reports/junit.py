@@ -15,8 +15,8 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def junit(record: Record, summary: Json) -> str:
     """The summary as JUnit XML, without times.
 
-    A gate that does not hold is a failure, one that doubt leaves open an error. A finding on an evaluation that cannot be trusted, and an evaluation that is
-    missing, are errors: nothing was measured that could be called a failure.
+    A gate that does not hold is a failure, one that doubt leaves open an error. A finding on an evaluation that cannot be
+    trusted, and an evaluation that is missing, are errors: nothing was measured that could be called a failure.
     """
     from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 

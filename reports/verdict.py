@@ -82,10 +82,9 @@ def _why_not(record: Record, status: dict[str, str], summary: Json) -> str:
     types = sorted({finding["type"] for finding in summary["findings"] if finding["cell"] in doubtful})
     why = f" ({', '.join(types)})" if types else ""
     unclear = [gate["gate"] for gate in summary["gates"] if not gate["holds"]]
+    held = " Every gate holds on what was measured." if summary["gates"] else ""
     if unclear:
         held = f" Whether {unclear[0]} holds cannot be decided."
-    else:
-        held = " Every gate holds on what was measured." if summary["gates"] else ""
     return (
         f"No verdict: {len(doubtful)} of {total} cannot be trusted{why}, so the true robustness may be lower than measured.{held}"
     )

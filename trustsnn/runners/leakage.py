@@ -20,6 +20,7 @@ from trustsnn.models.network import SpikingNetwork
 from trustsnn.reports.leakage import FORMAT, page
 from trustsnn.runners.environment import environment
 from trustsnn.runners.resolve import fit
+from trustsnn.runners.subject import data_record
 from trustsnn.statistics import proportion
 
 
@@ -81,10 +82,7 @@ def class_leakage(
         rows.append({"name": name, "hash": model_hash(model), "spec": model.spec.to_dict(), "attacks": done})
     record: dict[str, Any] = {
         "format": FORMAT,
-        "data": {
-            "name": data.name, "split": data.split, "sha256": data.sha256, "samples_sha256": data.samples_sha256,
-            "count": len(data), "classes": list(data.classes),
-        },
+        "data": data_record(data),
         "judge": {"name": "-".join(map(str, _origin(judge))), "hash": model_hash(judge), "accuracy": judged.accuracy},
         "images": images,
         "seed": seed,
@@ -92,7 +90,7 @@ def class_leakage(
         "any_zero": any(attack["zero_gradient"]["successes"] for row in rows for attack in row["attacks"]),
         "environment": environment(),
         "models": rows,
-    }  # fmt: skip
+    }
     write_arrays(out / "images.npz", {f"{place}-{way}": each for (place, way), each in kept.items()})
     write_text(out / "leakage.html", page(record, kept))
     write_text(out / "leakage.json", json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
