@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trustsnn.checkpoint import load_network, model_hash
 from trustsnn.data import Dataset, splits
-from trustsnn.errors import ConfigError, RunError
+from trustsnn.errors import ConfigError
 from trustsnn.federated.apps import client_app
 from trustsnn.federated.client import Site, network
 from trustsnn.federated.config import FederatedConfig
@@ -21,7 +19,7 @@ from trustsnn.federated.flower import flower
 from trustsnn.federated.folders import aligned
 from trustsnn.federated.foreign import build, is_foreign, save
 from trustsnn.federated.server import Server
-from trustsnn.files import write_errors, write_text
+from trustsnn.files import alone, write_text
 from trustsnn.models.network import SpikingNetwork
 
 RUN_CONFIG: dict[str, str | float] = {"out": "federation", "checkpoint": "", "test": "", "round-timeout": 3600.0}
@@ -78,7 +76,7 @@ def lead(config: FederatedConfig, grid: Any, settings: Mapping[str, Any], code: 
         for name, reason in {**row["failed"], **row["refused"]}.items():
             log.warning("Round %d goes on without client %s: %s", row["round"], name, reason)
 
-    with _alone(out):
+    with alone(out, f"Another run is writing {out}. Wait for it, or end it with: flwr stop RUN"):
         leader = Server(config, start, out / "rounds", test=test, told=told, timeout=float(settings["round-timeout"]))
         log.info("Round %d of %d is done, in %s", leader.rounds.round, config.rounds, out)
         if leader.rounds.round < config.rounds:
@@ -112,19 +110,3 @@ def _test(config: FederatedConfig, name: str, frames: int) -> Dataset | None:
         return Site(config).test
     data = splits(name, frames=frames)["test"]
     return aligned(data, config.classes) if config.classes else data
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder, which goes with the process. RunError where another process has it."""
-    with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"Another run is writing {folder}. Wait for it, or end it with: flwr stop RUN") from error
-        yield
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,22 @@ def write_errors(path: Path) -> Iterator[None]:
             f"Could not write {path}: {error.strerror or error}. Free space or choose another folder, then run the same "
             "command again: finished work is kept."
         ) from error
+
+
+@contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """Make the folder and hold a lock on it, which goes with the process. RunError with the text `busy` where another process has it."""
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(busy) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

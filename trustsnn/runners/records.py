@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 
 from trustsnn.canonical import canonical_json, sha256_of
 from trustsnn.errors import RunError
-from trustsnn.files import append_line, write_atomically, write_errors, write_text
+from trustsnn.files import alone, append_line, write_atomically, write_text
 
 FORMAT = "trustsnn-run/1"
 _COLUMNS = pa.schema(
@@ -88,25 +86,9 @@ class RunFolder:
             RunError: the folder holds another run or other files, is in use, or cannot be written.
         """
         run = cls(path, head)
-        with write_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        with run._locked():
+        with alone(path, f"Another process is writing the run in {path}. Wait for it, or choose another --out."):
             run._take_up()
             yield run
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"Another process is writing the run in {self.path}. Wait for it, or choose another --out."
-                ) from error
-            yield
-        finally:
-            os.close(descriptor)
 
     def _take_up(self) -> None:
         path = self.path / "run.json"
