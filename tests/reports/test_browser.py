@@ -66,6 +66,22 @@ def reports(tmp_path_factory, make_full):
     return {name: write(run, ["html"])["html"].as_uri() for name, run in runs.items()}
 
 
+@pytest.mark.parametrize("verdict", ["fail", "pass", "inconclusive"])
+def test_no_width_needs_scrolling(browser, reports, verdict):
+    page = browser.new_page()
+    try:
+        page.goto(reports[verdict])
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        wide = []
+        for width in range(320, 1300, 10):
+            page.set_viewport_size({"width": width, "height": 800})
+            if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+                wide.append(width)
+        assert wide == []
+    finally:
+        page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 768, 1400])
 @pytest.mark.parametrize("verdict", ["fail", "pass", "inconclusive"])
