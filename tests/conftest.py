@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -147,3 +149,56 @@ def joined():
         return record["outcomes"], page(runs, record, folders[0])
 
     return join
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A context manager that opens a Chromium; without one the test is skipped."""
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    words += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+    @contextmanager
+    def opened():
+        sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+        names = ("chromium", "chromium-browser", "google-chrome")
+        found = next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            pytest.skip(f"needs a Chromium: none of {', '.join(names)} is on the path")
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=found, args=words)
+            yield browser
+            browser.close()
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def sideways():
+    """A function that gives those of some widths of a window in which a page, all of it unfolded, has to be scrolled sideways."""
+
+    def wide(browser, address, widths):
+        page = browser.new_page()
+        try:
+            page.goto(address)
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            found = []
+            for width in widths:
+                page.set_viewport_size({"width": width, "height": 800})
+                if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+                    found.append(width)
+            return found
+        finally:
+            page.close()
+
+    return wide
+
+
+@pytest.fixture
+def fits(chromium, sideways):
+    """A function that fails where a page needs sideways scrolling, from a phone's width to a desktop's. Ask it last: it may skip."""
+
+    def fits(path):
+        with chromium() as browser:
+            assert sideways(browser, path.resolve().as_uri(), (320, 480, 570, 640, 730, 800, 910, 1010, 1280)) == []
+
+    return fits

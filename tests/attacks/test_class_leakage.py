@@ -110,7 +110,7 @@ def test_a_blur_leaves_less_noise(digits_model):
     assert smooth.diff(dim=3).abs().mean() < 0.8 * rough.diff(dim=3).abs().mean()
 
 
-def test_a_run_keeps_figures_and_pictures(digits_model, classifier, digits_test, tmp_path, joined):
+def test_a_run_keeps_figures_and_pictures(digits_model, classifier, digits_test, tmp_path, joined, fits):
     twin = network("mlp", neuron="relu", seed=1).eval()
     attacks = [replace(FEW, through=through, iterations=3) for through in ("ann", "snn")]
     record = class_leakage({"a<b": digits_model, "fresh": twin}, classifier, digits_test, tmp_path, attacks, images=2)
@@ -130,6 +130,7 @@ def test_a_run_keeps_figures_and_pictures(digits_model, classifier, digits_test,
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     class_leakage({"a<b": digits_model, "fresh": twin}, classifier, digits_test, tmp_path, attacks, images=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+    fits(tmp_path / "leakage.html")
 
 
 def test_mistakes_have_one_message(digits_model, poisson_model, classifier, judge, digits_test, tmp_path):

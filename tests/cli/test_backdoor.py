@@ -106,7 +106,7 @@ def test_a_plan_that_cannot_be_is_refused_before_any_training(command, tmp_path,
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_scan_writes_its_record_its_page_and_the_triggers(command, tmp_path, joined):
+def test_a_scan_writes_its_record_its_page_and_the_triggers(command, tmp_path, joined, fits):
     trustsnn.save(build("mlp", input_shape=(1, 8, 8), classes=10, channels=0.1, steps=2), tmp_path / "m")
     code, said = command("backdoor", "scan", "m", *QUICK, "--out", "s")
     assert code == 3, said  # an untrained model is no better than guessing
@@ -130,6 +130,7 @@ def test_a_scan_writes_its_record_its_page_and_the_triggers(command, tmp_path, j
         code, said = command("backdoor", "scan", "m", *QUICK, *more, "--out", "s")
         assert code == 2
         assert told in said
+    fits(tmp_path / "s" / "scan.html")
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def run(digits_model, tmp_path_factory):
     return invoke
 
 
-def test_the_command_writes_tables_and_holds_its_gate(run):
+def test_the_command_writes_tables_and_holds_its_gate(run, fits):
     options = ("--samples", 10, "--eps", 0.1, "--steps", 3)
     code, text, out = run("energy", *options, "--fail-over-energy-ratio", 1.0)
     assert code == 1
@@ -128,9 +128,10 @@ def test_the_command_writes_tables_and_holds_its_gate(run):
         out / "energy.json"
     ).read_text().replace("true", "false")
     assert run("energy", *options, "--fail-over-energy-ratio", 0)[0] != 0
+    fits(out / "energy.html")
 
 
-def test_the_integrity_command_writes_curves_and_holds_its_gate(run):
+def test_the_integrity_command_writes_curves_and_holds_its_gate(run, fits):
     options = ("--samples", 20, "--known", 32, "--flips", 2, "--no-twin", "--seeds", 2, "--counts", "0,64", "--per-layer", 4)
     code, text, out = run("integrity", *options, "--faults", "neuron-dead,synapse-dead", "--fail-under-flips", 2)
     record = json.loads((out / "integrity.json").read_text())
@@ -144,3 +145,4 @@ def test_the_integrity_command_writes_curves_and_holds_its_gate(run):
     assert "<script" not in page
     assert "flips" in text
     assert run("integrity", *options, "--fail-under-flips", 3)[0] != 0  # more than the search may try
+    fits(out / "integrity.html")

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from trustsnn.reports import write
-
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # Contrast (WCAG 2) of every visible text with the nearest ground below it, worst first.
 CONTRAST = """() => {
@@ -35,14 +29,9 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs a Chromium: none of chromium, chromium-browser, google-chrome is on the path")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+def browser(chromium):
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +56,8 @@ def reports(tmp_path_factory, make_full):
 
 
 @pytest.mark.parametrize("verdict", ["fail", "pass", "inconclusive"])
-def test_no_width_needs_scrolling(browser, reports, verdict):
-    page = browser.new_page()
-    try:
-        page.goto(reports[verdict])
-        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        wide = []
-        for width in range(320, 1300, 10):
-            page.set_viewport_size({"width": width, "height": 800})
-            if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
-                wide.append(width)
-        assert wide == []
-    finally:
-        page.close()
+def test_no_width_needs_scrolling(browser, reports, verdict, sideways):
+    assert sideways(browser, reports[verdict], range(320, 1300, 10)) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

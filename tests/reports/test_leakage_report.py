@@ -290,7 +290,7 @@ def test_the_verdict_in_words():
         report([])
 
 
-def test_the_page_shows_every_run_and_asks_nothing_of_the_network(every, tmp_path):
+def test_the_page_shows_every_run_and_asks_nothing_of_the_network(every, tmp_path, fits):
     found = read(every)
     assert [run.kind for run in found] == list(KINDS)
     record = report(found, ["upper(class) <= 0.5", "extract <= 0.95"])
@@ -315,6 +315,8 @@ def test_the_page_shows_every_run_and_asks_nothing_of_the_network(every, tmp_pat
         "Mask and trigger of class zero",
     ):
         assert words in text
+    (tmp_path / "joined.html").write_text(text, encoding="utf-8")
+    fits(tmp_path / "joined.html")
 
 
 def test_a_run_without_its_pictures_is_shown_without_them(write, tmp_path):

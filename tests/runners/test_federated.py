@@ -103,7 +103,7 @@ def test_the_tables_are_those_of_the_record(mixed):
     assert any(line["failed"] == "dropped out" for line in clients)
 
 
-def test_the_page_names_who_was_left_out_and_asks_nobody(mixed):
+def test_the_page_names_who_was_left_out_and_asks_nobody(mixed, fits):
     folder, done = mixed
     text = (folder / "federated.html").read_text()
     assert not re.search(r"(?:https?:)?//[\w.]", text.replace("http://www.w3.org", ""))
@@ -115,6 +115,7 @@ def test_the_page_names_who_was_left_out_and_asks_nobody(mixed):
         assert re.search(rf'<th role="rowheader" scope="row">{client}</th>', trouble)
     for words in ("its norm", "samples counted as", "dropped out", "refused", "capped", "failed"):
         assert words in trouble
+    fits(folder / "federated.html")
 
 
 def test_equal_runs_are_the_same_bytes(mixed, files, tmp_path):

@@ -34,7 +34,7 @@ def plain(tmp_path_factory):
     return run(tmp_path_factory.mktemp("plain") / "run", poison={1: "backdoor"})
 
 
-def test_plain_updates_give_their_images_away(plain, tmp_path):
+def test_plain_updates_give_their_images_away(plain, tmp_path, fits):
     record = audit(plain, tmp_path, PLAN).record
     assert [row["round"] for row in record["rounds"]] == [0, 2, 3]
     bare, seen = record["inversion"]["cells"]
@@ -46,6 +46,7 @@ def test_plain_updates_give_their_images_away(plain, tmp_path):
     page = (tmp_path / "audit.html").read_text()
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert json.loads((tmp_path / "audit.json").read_text())["config"]["clients"] == 3
+    fits(tmp_path / "audit.html")
 
 
 def test_secure_aggregation_hides_them(tmp_path):

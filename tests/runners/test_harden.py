@@ -97,7 +97,7 @@ def test_a_foreign_model_is_refused(digits, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command(plain, tmp_path, here):
+def test_the_command(plain, tmp_path, here, fits):
     trustsnn.save(plain, tmp_path / "plain")
     words = ["harden", "plain", "--data", "digits", "--epochs", "1", "--eps", "0.1", "--samples", "12", "--quiet"]
 
@@ -109,3 +109,4 @@ def test_the_command(plain, tmp_path, here):
     assert refused.returncode == 2
     assert "Did you mean 'tgo'" in refused.stderr
     assert not (tmp_path / "other").exists()
+    fits(tmp_path / "out" / "hardening.html")

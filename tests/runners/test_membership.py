@@ -89,7 +89,7 @@ def test_private_training_leaks_less(leaking, pool, digits_test, tmp_path):
         Recipe(model.architecture, TrainConfig(), 0.9, PrivacyConfig(eps=1.0))
 
 
-def test_an_overfitted_model_leaks_and_the_gate_sees_it(leaking, joined):
+def test_an_overfitted_model_leaks_and_the_gate_sees_it(leaking, joined, fits):
     folder, done = leaking
     record = done.record
     found = {row["name"]: row for row in record["attacks"]}
@@ -112,6 +112,7 @@ def test_an_overfitted_model_leaks_and_the_gate_sees_it(leaking, joined):
     assert outcomes == {"membership": "found"}
     assert report.count("data:image/png") == 12
     assert "membership &lt;= 0.02" in report  # the run's own gate
+    fits(folder / "membership.html")
 
 
 def test_the_same_run_gives_the_same_bytes(leaking, recipe, pool, digits_test):

@@ -103,7 +103,7 @@ def test_a_model_that_has_nothing_right_has_no_transfer(held_out):
         misled(model, None, held_out.select(np.flatnonzero(wrong)), 0.1, 1)
 
 
-def test_a_run_keeps_the_curve(digits_model, digits_train, held_out, tmp_path, joined):
+def test_a_run_keeps_the_curve(digits_model, digits_train, held_out, tmp_path, joined, fits):
     plan = Plan(attack=replace(FEW, steps=20), budgets=(200, 50), copy={"name": "mlp", "channels": 0.25, "steps": 2}, steps=3)
     done = extraction(digits_model, digits_train, held_out, tmp_path, plan)
     record = json.loads((tmp_path / "extraction.json").read_text())
@@ -119,6 +119,7 @@ def test_a_run_keeps_the_curve(digits_model, digits_train, held_out, tmp_path, j
     contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
     extraction(digits_model, digits_train, held_out, tmp_path, plan)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    fits(tmp_path / "extraction.html")
 
 
 def test_a_run_without_transfer(digits_model, digits_train, held_out, tmp_path):

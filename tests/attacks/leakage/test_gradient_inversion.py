@@ -233,7 +233,7 @@ def plan():
                 keep=True)  # fmt: skip
 
 
-def test_a_run_says_which_defence_stops_which_attack(model, samples, plan, tmp_path, joined):
+def test_a_run_says_which_defence_stops_which_attack(model, samples, plan, tmp_path, joined, fits):
     done = gradient_leakage(model, samples, tmp_path, replace(plan, threshold=28.0))
     record = json.loads((tmp_path / "gradients.json").read_text())
     assert record == done.record
@@ -262,6 +262,7 @@ def test_a_run_says_which_defence_stops_which_attack(model, samples, plan, tmp_p
     contents = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     gradient_leakage(model, samples, tmp_path, replace(plan, threshold=28.0))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == contents
+    fits(tmp_path / "gradients.html")
 
 
 def test_few_samples_leave_it_undecided(model, samples, plan, tmp_path):
